@@ -1,0 +1,399 @@
+"""Which recordings there are, what is known of each, and which pairs are to be compared.
+
+A `Manifest` is read from a CSV file or a Kaldi data directory and written back to either. `Trials` are
+read in the orders that the field uses. The unlabelled pool of the target domain is a type of its own,
+`UnlabelledPool`, whose members have no speaker field: what is not there cannot leak into training.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+
+from spkadapt.errors import InputError, suggest
+from spkadapt.files import write_text
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One utterance of unknown speaker.
+
+    Attributes:
+        utterance_id: unique within a manifest; no white space.
+        path: the audio file.
+        start: where the utterance begins within the file, in seconds.
+        duration: its length in seconds; None means to the end of the file.
+        session_id: the call or recording session, if known.
+        domain: the recording condition, such as `microphone` or `cellphone`, if known.
+        language: a language code, if known.
+    """
+
+    utterance_id: str
+    path: Path
+    start: float = 0.0
+    duration: float | None = None
+    session_id: str | None = None
+    domain: str | None = None
+    language: str | None = None
+
+
+@dataclass(frozen=True)
+class Utterance(Recording):
+    """A recording together with what a labelled corpus knows of it."""
+
+    speaker_id: str | None = None
+    gender: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class UnlabelledPool:
+    """All that adaptation may see of the target domain: recordings, and no speakers."""
+
+    recordings: tuple[Recording, ...]
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+
+def _shorten(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+
+
+COLUMNS = tuple(field.name for field in fields(Utterance))
+NEEDED_COLUMNS = ("utterance_id", "path")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A corpus: utterances in a fixed order, with unique ids."""
+
+    utterances: tuple[Utterance, ...]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return iter(self.utterances)
+
+    def where(self, conditions: Mapping[str, str | Sequence[str]]) -> Manifest:
+        """The utterances whose columns hold the given values (or one of several values).
+
+        Raises:
+            InputError: an unknown column, or conditions that no utterance meets.
+        """
+        kept = self.utterances
+        for column, wanted in conditions.items():
+            if column not in COLUMNS:
+                raise InputError(f'there is no column "{column}" to select by; {suggest(column, COLUMNS)}')
+            values = {wanted} if isinstance(wanted, str) else set(wanted)
+            present = sorted({str(getattr(utterance, column)) for utterance in kept})
+            kept = tuple(utterance for utterance in kept if str(getattr(utterance, column)) in values)
+            if not kept:
+                raise InputError(f"no utterance has {column} in {sorted(values)}; found: {_shorten(present)}")
+        return Manifest(kept)
+
+    def unlabelled(self) -> UnlabelledPool:
+        """The same recordings without their speakers, genders and splits."""
+        names = [field.name for field in fields(Recording)]
+        stripped = (Recording(**{name: getattr(item, name) for name in names}) for item in self.utterances)
+        return UnlabelledPool(tuple(stripped))
+
+    def speakers(self) -> list[str]:
+        """The speaker of every utterance, in order.
+
+        Raises:
+            InputError: some utterance has no speaker label.
+        """
+        unknown = [item.utterance_id for item in self.utterances if item.speaker_id is None]
+        if unknown:
+            raise InputError(
+                f"{len(unknown)} of {len(self)} utterances have no speaker_id, the first is {unknown[0]}; "
+                "this needs a labelled corpus"
+            )
+        return [str(item.speaker_id) for item in self.utterances]
+
+    def save_csv(self, path: str | Path) -> None:
+        """Write the manifest as CSV; audio paths inside the CSV's folder are written relative to it."""
+        path = Path(path)
+        text = StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for utterance in self.utterances:
+            row = {name: getattr(utterance, name) for name in COLUMNS}
+            if utterance.path.is_relative_to(path.parent):
+                row["path"] = utterance.path.relative_to(path.parent)
+            writer.writerow("" if row[name] is None else row[name] for name in COLUMNS)
+        write_text(path, text.getvalue())
+
+    def save_kaldi(self, folder: str | Path) -> None:
+        """Write a Kaldi data directory: wav.scp, utt2spk, spk2utt and, where needed, segments.
+
+        An utterance without a speaker is given its own id as speaker, which is Kaldi's convention.
+        """
+        items = sorted(self.utterances, key=lambda item: item.utterance_id)
+        segmented = any(item.start or item.duration is not None for item in items)
+        speakers = {item.utterance_id: item.speaker_id or item.utterance_id for item in items}
+        by_speaker: dict[str, list[str]] = {}
+        for utterance_id, speaker in speakers.items():
+            by_speaker.setdefault(speaker, []).append(utterance_id)
+        files = {
+            "wav.scp": [f"{item.utterance_id} {item.path.resolve()}" for item in items],
+            "utt2spk": [f"{utterance_id} {speaker}" for utterance_id, speaker in speakers.items()],
+            "spk2utt": [f"{speaker} {' '.join(ids)}" for speaker, ids in sorted(by_speaker.items())],
+        }
+        if segmented:
+            files["segments"] = [
+                f"{item.utterance_id} {item.utterance_id} {item.start:g} "
+                f"{-1 if item.duration is None else round(item.start + item.duration, 6):g}"
+                for item in items
+            ]
+        for name, lines in files.items():
+            write_text(Path(folder) / name, "\n".join(lines) + "\n")
+
+
+def load_manifest(path: str | Path) -> Manifest:
+    """Read a manifest from a CSV file or a Kaldi data directory.
+
+    CSV: needs the columns `utterance_id` and `path` (relative to the CSV's folder, or absolute); the other
+    fields of `Utterance` are read where present, columns unknown to us are left alone, empty cells are None.
+    Kaldi: `wav.scp` (plain file names; commands are refused) and, where present, `utt2spk`, `segments`,
+    `spk2gender`. A segment's end of -1 means to the end of the recording.
+
+    Raises:
+        InputError: naming the file and line: a missing file or column, a bad number, a duplicate id, no
+            utterances at all.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _load_kaldi(path)
+    if not path.is_file():
+        raise InputError("no such manifest; expected a CSV file or a Kaldi data directory", path=path)
+    return _load_csv(path)
+
+
+def _load_csv(path: Path) -> Manifest:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        header = [name.strip() for name in reader.fieldnames or []]
+        reader.fieldnames = header
+        for column in NEEDED_COLUMNS:
+            if column not in header:
+                raise InputError(
+                    f'the column "{column}" is missing; found: {", ".join(header) or "an empty file"}',
+                    path=path,
+                    line=1,
+                )
+        rows = [(reader.line_num, row) for row in reader]
+    return _collect(path, [(line, _utterance_from_row(path, line, row)) for line, row in rows])
+
+
+def _utterance_from_row(path: Path, line: int, row: Mapping[str, str | None]) -> Utterance:
+    cells = {name: (row.get(name) or "").strip() or None for name in COLUMNS}
+    for column in NEEDED_COLUMNS:
+        if cells[column] is None:
+            raise InputError(f'the cell of column "{column}" is empty', path=path, line=line)
+    return Utterance(
+        utterance_id=str(cells["utterance_id"]),
+        path=path.parent / str(cells["path"]),
+        start=_seconds(cells["start"], "start", path, line) or 0.0,
+        duration=_seconds(cells["duration"], "duration", path, line),
+        session_id=cells["session_id"],
+        domain=cells["domain"],
+        language=cells["language"],
+        speaker_id=cells["speaker_id"],
+        gender=cells["gender"],
+        split=cells["split"],
+    )
+
+
+def _seconds(cell: str | None, column: str, path: Path, line: int) -> float | None:
+    if cell is None:
+        return None
+    try:
+        seconds = float(cell)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise InputError(f'{column} is "{cell}"; expected a number of seconds ≥ 0', path=path, line=line)
+    return seconds
+
+
+def _collect(path: Path, items: Sequence[tuple[int, Utterance]]) -> Manifest:
+    """A manifest of the items, once their ids are known to be unique."""
+    first_line: dict[str, int] = {}
+    for line, item in items:
+        if item.utterance_id in first_line:
+            raise InputError(
+                f'utterance_id "{item.utterance_id}" stands already in line {first_line[item.utterance_id]}',
+                path=path,
+                line=line,
+            )
+        first_line[item.utterance_id] = line
+    if not items:
+        raise InputError("holds no utterances", path=path)
+    return Manifest(tuple(item for _, item in items))
+
+
+def _load_kaldi(folder: Path) -> Manifest:
+    scp = _read_table(folder / "wav.scp")
+    speakers = _read_optional(folder / "utt2spk")
+    genders = _read_optional(folder / "spk2gender")
+    paths: dict[str, Path] = {}
+    for line, recording, location in scp:
+        if location.endswith("|"):
+            raise InputError(
+                f'"{location}" is a command, and commands are not run; expected a file name',
+                path=folder / "wav.scp",
+                line=line,
+            )
+        paths[recording] = Path(location)
+
+    def utterance(line: int, name: str, path: Path, start: float, duration: float | None) -> tuple[int, Utterance]:
+        speaker = speakers.get(name)
+        gender = genders.get(speaker) if speaker else None
+        return line, Utterance(name, path, start, duration, speaker_id=speaker, gender=gender)
+
+    segments = folder / "segments"
+    if not segments.is_file():
+        items = [utterance(line, name, paths[name], 0.0, None) for line, name, _ in scp]
+        return _collect(folder / "wav.scp", items)
+    items = [utterance(*segment) for segment in _read_segments(segments, paths)]
+    return _collect(segments, items)
+
+
+def _read_segments(
+    path: Path, recordings: Mapping[str, Path]
+) -> Iterator[tuple[int, str, Path, float, float | None]]:
+    for line, name, rest in _read_table(path):
+        cells = rest.split()
+        if len(cells) != 3:
+            raise InputError(
+                f"found {len(cells) + 1} columns; expected utterance, recording, start, end", path=path, line=line
+            )
+        if cells[0] not in recordings:
+            raise InputError(f'recording "{cells[0]}" is not in wav.scp', path=path, line=line)
+        start = _seconds(cells[1], "start", path, line) or 0.0
+        end = None if cells[2] in ("-1", "-1.0") else _seconds(cells[2], "end", path, line)
+        if end is not None and end <= start:
+            raise InputError(f"the segment ends at {end:g} s, not after its start", path=path, line=line)
+        yield line, name, recordings[cells[0]], start, None if end is None else round(end - start, 6)
+
+
+def _read_table(path: Path) -> list[tuple[int, str, str]]:
+    """The lines of a Kaldi text table: (line number, key, rest)."""
+    if not path.is_file():
+        raise InputError("no such file; a Kaldi data directory needs it", path=path)
+    rows = []
+    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        key, _, rest = text.strip().partition(" ")
+        if not rest.strip():
+            raise InputError(f'found "{text}"; expected a key and a value', path=path, line=line)
+        rows.append((line, key, rest.strip()))
+    return rows
+
+
+def _read_optional(path: Path) -> dict[str, str]:
+    return {key: rest for _, key, rest in _read_table(path)} if path.is_file() else {}
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """Pairs of utterances to compare, and whether each is of one speaker, where that is known.
+
+    Attributes:
+        enrol_ids, test_ids: utterance ids, one of each a trial.
+        is_target: bool `(num_trials,)`, True for the same speaker; None when unknown.
+    """
+
+    enrol_ids: tuple[str, ...]
+    test_ids: tuple[str, ...]
+    is_target: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.enrol_ids)
+
+    def utterance_ids(self) -> tuple[str, ...]:
+        """Every id that occurs, once, in order of first occurrence."""
+        return tuple(dict.fromkeys((*self.enrol_ids, *self.test_ids)))
+
+    def check_ids(self, known: Sequence[str], *, path: str | Path | None = None) -> None:
+        """Raise one `InputError` that lists every id which is not among `known`."""
+        unknown = set(self.utterance_ids()) - set(known)
+        if not unknown:
+            return
+        pairs = zip(self.enrol_ids, self.test_ids, strict=True)
+        line, name = next((line, name) for line, pair in enumerate(pairs, 1) for name in pair if name in unknown)
+        others = "" if len(unknown) == 1 else f" ({len(unknown)} unknown ids in all: {_shorten(sorted(unknown))})"
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        raise InputError(
+            f'utterance "{name}" is not among the {len(known)} known ones{others}{hint}',
+            path=path,
+            line=None if path is None else line,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write in Kaldi's order, `enrol test target|nontarget`, or `enrol test` when labels are unknown."""
+        if self.is_target is None:
+            lines = (f"{enrol} {test}" for enrol, test in zip(self.enrol_ids, self.test_ids, strict=True))
+        else:
+            rows = zip(self.enrol_ids, self.test_ids, self.is_target, strict=True)
+            lines = (f"{enrol} {test} {'target' if same else 'nontarget'}" for enrol, test, same in rows)
+        write_text(path, "\n".join(lines) + "\n")
+
+
+KALDI_LABELS = {"target": True, "nontarget": False}
+VOXCELEB_LABELS = {"1": True, "0": False}
+
+
+def load_trials(path: str | Path) -> Trials:
+    """Read trials: Kaldi's `enrol test target|nontarget`, VoxCeleb's `1|0 enrol test`, or `enrol test`.
+
+    The first line decides which order the whole file is in; Windows line ends are fine.
+
+    Raises:
+        InputError: naming the file and line, what was found and what was expected.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such trial list", path=path)
+    with open(path, encoding="utf-8") as file:
+        rows = [line.split() for line in file]
+    if not rows:
+        raise InputError("holds no trials", path=path)
+    parse = _trial_order(rows[0], path)
+    trials = [parse(row, line) for line, row in enumerate(rows, start=1)]
+    enrol_ids, test_ids, labels = zip(*trials, strict=True)
+    is_target = None if labels[0] is None else np.array(labels, dtype=bool)
+    return Trials(enrol_ids, test_ids, is_target)
+
+
+def _trial_order(first: list[str], path: Path) -> Callable[[list[str], int], tuple[str, str, bool | None]]:
+    """The parser of one line, chosen by the first line of the file."""
+    if len(first) == 3 and first[2] in KALDI_LABELS:
+        order, labels, (label_at, enrol_at, test_at) = "enrol test target|nontarget", KALDI_LABELS, (2, 0, 1)
+    elif len(first) == 3 and first[0] in VOXCELEB_LABELS:
+        order, labels, (label_at, enrol_at, test_at) = "1|0 enrol test", VOXCELEB_LABELS, (0, 1, 2)
+    elif len(first) == 2:
+        order, labels, (label_at, enrol_at, test_at) = "enrol test", {}, (0, 0, 1)
+    else:
+        raise InputError(
+            f'found "{" ".join(first)}"; expected "enrol test target|nontarget" (Kaldi), '
+            '"1|0 enrol test" (VoxCeleb) or "enrol test"',
+            path=path,
+            line=1,
+        )
+
+    def parse(row: list[str], line: int) -> tuple[str, str, bool | None]:
+        if len(row) != len(first) or (labels and row[label_at] not in labels):
+            raise InputError(f'found "{" ".join(row)}"; expected "{order}" as in line 1', path=path, line=line)
+        return row[enrol_at], row[test_at], labels[row[label_at]] if labels else None
+
+    return parse
