@@ -46,3 +46,13 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     choices = list(choices)
     near = difflib.get_close_matches(name, choices, n=1)
     return f'did you mean "{near[0]}"?' if near else f"choose from: {', '.join(choices)}"
+
+
+def shorten(names: Sequence[str], most: int = 10) -> str:
+    """The first names of a list, and how many more there are.
+
+    >>> shorten(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,22 +1,19 @@
-"""Which recordings there are, what is known of each, and which pairs are to be compared.
+"""Which recordings there are, and what is known of each.
 
-A `Manifest` is read from a CSV file or a Kaldi data directory and written back to either. `Trials` are
-read in the orders that the field uses. The unlabelled pool of the target domain is a type of its own,
-`UnlabelledPool`, whose members have no speaker field: what is not there cannot leak into training.
+A `Manifest` is read from a CSV file or a Kaldi data directory and written back to either. The unlabelled
+pool of the target domain is a type of its own, `UnlabelledPool`, whose members have no speaker field: what
+is not there cannot leak into training.
 """
 
 from __future__ import annotations
 
 import csv
-import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from io import StringIO
 from pathlib import Path
 
-import numpy as np
-
-from spkadapt.errors import InputError, suggest
+from spkadapt.errors import InputError, shorten, suggest
 from spkadapt.files import write_text
 
 
@@ -27,8 +24,9 @@ class Recording:
     Attributes:
         utterance_id: unique within a manifest; no white space.
         path: the audio file.
-        start: where the utterance begins within the file, in seconds.
-        duration: its length in seconds; None means to the end of the file.
+        start: where the utterance begins within the file, in seconds; None means that the whole file is it.
+        duration: its length in seconds. With a `start` it says where the utterance ends (None: where the file
+            ends); without one it is a note, and audio is read to its end whatever it says.
         session_id: the call or recording session, if known.
         domain: the recording condition, such as `microphone` or `cellphone`, if known.
         language: a language code, if known.
@@ -36,7 +34,7 @@ class Recording:
 
     utterance_id: str
     path: Path
-    start: float = 0.0
+    start: float | None = None
     duration: float | None = None
     session_id: str | None = None
     domain: str | None = None
@@ -61,9 +59,9 @@ class UnlabelledPool:
     def __len__(self) -> int:
         return len(self.recordings)
 
-
-def _shorten(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    def as_manifest(self) -> Manifest:
+        """The recordings as a manifest in which no speaker is known, for writing to a file."""
+        return Manifest(tuple(Utterance(**vars(recording)) for recording in self.recordings))
 
 
 COLUMNS = tuple(field.name for field in fields(Utterance))
@@ -96,7 +94,7 @@ class Manifest:
             present = sorted({str(getattr(utterance, column)) for utterance in kept})
             kept = tuple(utterance for utterance in kept if str(getattr(utterance, column)) in values)
             if not kept:
-                raise InputError(f"no utterance has {column} in {sorted(values)}; found: {_shorten(present)}")
+                raise InputError(f"no utterance has {column} in {sorted(values)}; found: {shorten(present)}")
         return Manifest(kept)
 
     def unlabelled(self) -> UnlabelledPool:
@@ -138,7 +136,7 @@ class Manifest:
         An utterance without a speaker is given its own id as speaker, which is Kaldi's convention.
         """
         items = sorted(self.utterances, key=lambda item: item.utterance_id)
-        segmented = any(item.start or item.duration is not None for item in items)
+        segmented = any(item.start is not None for item in items)
         speakers = {item.utterance_id: item.speaker_id or item.utterance_id for item in items}
         by_speaker: dict[str, list[str]] = {}
         for utterance_id, speaker in speakers.items():
@@ -149,13 +147,17 @@ class Manifest:
             "spk2utt": [f"{speaker} {' '.join(ids)}" for speaker, ids in sorted(by_speaker.items())],
         }
         if segmented:
-            files["segments"] = [
-                f"{item.utterance_id} {item.utterance_id} {item.start:g} "
-                f"{-1 if item.duration is None else round(item.start + item.duration, 6):g}"
-                for item in items
-            ]
+            files["segments"] = [_segment_line(item) for item in items]
         for name, lines in files.items():
             write_text(Path(folder) / name, "\n".join(lines) + "\n")
+
+
+def _segment_line(item: Utterance) -> str:
+    """Utterance, recording (here of the same name), start and end; an end of -1 means the recording's."""
+    start = item.start or 0.0
+    to_the_end = item.start is None or item.duration is None
+    end = "-1" if to_the_end else f"{start + (item.duration or 0.0):.6f}"
+    return f"{item.utterance_id} {item.utterance_id} {start:.6f} {end}"
 
 
 def load_manifest(path: str | Path) -> Manifest:
@@ -202,7 +204,7 @@ def _utterance_from_row(path: Path, line: int, row: Mapping[str, str | None]) ->
     return Utterance(
         utterance_id=str(cells["utterance_id"]),
         path=path.parent / str(cells["path"]),
-        start=_seconds(cells["start"], "start", path, line) or 0.0,
+        start=_seconds(cells["start"], "start", path, line),
         duration=_seconds(cells["duration"], "duration", path, line),
         session_id=cells["session_id"],
         domain=cells["domain"],
@@ -255,14 +257,16 @@ def _load_kaldi(folder: Path) -> Manifest:
             )
         paths[recording] = Path(location)
 
-    def utterance(line: int, name: str, path: Path, start: float, duration: float | None) -> tuple[int, Utterance]:
+    def utterance(
+        line: int, name: str, path: Path, start: float | None, duration: float | None
+    ) -> tuple[int, Utterance]:
         speaker = speakers.get(name)
         gender = genders.get(speaker) if speaker else None
         return line, Utterance(name, path, start, duration, speaker_id=speaker, gender=gender)
 
     segments = folder / "segments"
     if not segments.is_file():
-        items = [utterance(line, name, paths[name], 0.0, None) for line, name, _ in scp]
+        items = [utterance(line, name, paths[name], None, None) for line, name, _ in scp]
         return _collect(folder / "wav.scp", items)
     items = [utterance(*segment) for segment in _read_segments(segments, paths)]
     return _collect(segments, items)
@@ -270,7 +274,7 @@ def _load_kaldi(folder: Path) -> Manifest:
 
 def _read_segments(
     path: Path, recordings: Mapping[str, Path]
-) -> Iterator[tuple[int, str, Path, float, float | None]]:
+) -> Iterator[tuple[int, str, Path, float | None, float | None]]:
     for line, name, rest in _read_table(path):
         cells = rest.split()
         if len(cells) != 3:
@@ -301,99 +305,3 @@ def _read_table(path: Path) -> list[tuple[int, str, str]]:
 
 def _read_optional(path: Path) -> dict[str, str]:
     return {key: rest for _, key, rest in _read_table(path)} if path.is_file() else {}
-
-
-@dataclass(frozen=True, eq=False)
-class Trials:
-    """Pairs of utterances to compare, and whether each is of one speaker, where that is known.
-
-    Attributes:
-        enrol_ids, test_ids: utterance ids, one of each a trial.
-        is_target: bool `(num_trials,)`, True for the same speaker; None when unknown.
-    """
-
-    enrol_ids: tuple[str, ...]
-    test_ids: tuple[str, ...]
-    is_target: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.enrol_ids)
-
-    def utterance_ids(self) -> tuple[str, ...]:
-        """Every id that occurs, once, in order of first occurrence."""
-        return tuple(dict.fromkeys((*self.enrol_ids, *self.test_ids)))
-
-    def check_ids(self, known: Sequence[str], *, path: str | Path | None = None) -> None:
-        """Raise one `InputError` that lists every id which is not among `known`."""
-        unknown = set(self.utterance_ids()) - set(known)
-        if not unknown:
-            return
-        pairs = zip(self.enrol_ids, self.test_ids, strict=True)
-        line, name = next((line, name) for line, pair in enumerate(pairs, 1) for name in pair if name in unknown)
-        others = "" if len(unknown) == 1 else f" ({len(unknown)} unknown ids in all: {_shorten(sorted(unknown))})"
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f'; did you mean "{near[0]}"?' if near else ""
-        raise InputError(
-            f'utterance "{name}" is not among the {len(known)} known ones{others}{hint}',
-            path=path,
-            line=None if path is None else line,
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Write in Kaldi's order, `enrol test target|nontarget`, or `enrol test` when labels are unknown."""
-        if self.is_target is None:
-            lines = (f"{enrol} {test}" for enrol, test in zip(self.enrol_ids, self.test_ids, strict=True))
-        else:
-            rows = zip(self.enrol_ids, self.test_ids, self.is_target, strict=True)
-            lines = (f"{enrol} {test} {'target' if same else 'nontarget'}" for enrol, test, same in rows)
-        write_text(path, "\n".join(lines) + "\n")
-
-
-KALDI_LABELS = {"target": True, "nontarget": False}
-VOXCELEB_LABELS = {"1": True, "0": False}
-
-
-def load_trials(path: str | Path) -> Trials:
-    """Read trials: Kaldi's `enrol test target|nontarget`, VoxCeleb's `1|0 enrol test`, or `enrol test`.
-
-    The first line decides which order the whole file is in; Windows line ends are fine.
-
-    Raises:
-        InputError: naming the file and line, what was found and what was expected.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError("no such trial list", path=path)
-    with open(path, encoding="utf-8") as file:
-        rows = [line.split() for line in file]
-    if not rows:
-        raise InputError("holds no trials", path=path)
-    parse = _trial_order(rows[0], path)
-    trials = [parse(row, line) for line, row in enumerate(rows, start=1)]
-    enrol_ids, test_ids, labels = zip(*trials, strict=True)
-    is_target = None if labels[0] is None else np.array(labels, dtype=bool)
-    return Trials(enrol_ids, test_ids, is_target)
-
-
-def _trial_order(first: list[str], path: Path) -> Callable[[list[str], int], tuple[str, str, bool | None]]:
-    """The parser of one line, chosen by the first line of the file."""
-    if len(first) == 3 and first[2] in KALDI_LABELS:
-        order, labels, (label_at, enrol_at, test_at) = "enrol test target|nontarget", KALDI_LABELS, (2, 0, 1)
-    elif len(first) == 3 and first[0] in VOXCELEB_LABELS:
-        order, labels, (label_at, enrol_at, test_at) = "1|0 enrol test", VOXCELEB_LABELS, (0, 1, 2)
-    elif len(first) == 2:
-        order, labels, (label_at, enrol_at, test_at) = "enrol test", {}, (0, 0, 1)
-    else:
-        raise InputError(
-            f'found "{" ".join(first)}"; expected "enrol test target|nontarget" (Kaldi), '
-            '"1|0 enrol test" (VoxCeleb) or "enrol test"',
-            path=path,
-            line=1,
-        )
-
-    def parse(row: list[str], line: int) -> tuple[str, str, bool | None]:
-        if len(row) != len(first) or (labels and row[label_at] not in labels):
-            raise InputError(f'found "{" ".join(row)}"; expected "{order}" as in line 1', path=path, line=line)
-        return row[enrol_at], row[test_at], labels[row[label_at]] if labels else None
-
-    return parse

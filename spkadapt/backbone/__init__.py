@@ -1,0 +1,33 @@
+"""Networks that turn features into embeddings, by name.
+
+Every backbone is built as `Backbone(num_features, config)`, has an `embedding_dim`, and maps features
+`(batch, frames, num_features)` with `lengths (batch,)` to embeddings `(batch, embedding_dim)`. Its
+`ignores_padding` says whether an utterance's embedding is the same however far its batch is padded.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from spkadapt.backbone.dnn import DnnConfig, FrameDnn
+from spkadapt.backbone.ecapa import Ecapa, EcapaConfig
+from spkadapt.backbone.tdnn import Tdnn, TdnnConfig
+
+BackboneConfig = DnnConfig | TdnnConfig | EcapaConfig
+
+BACKBONES: dict[str, tuple[type[nn.Module], type[BackboneConfig]]] = {
+    "dnn": (FrameDnn, DnnConfig),
+    "tdnn": (Tdnn, TdnnConfig),
+    "ecapa": (Ecapa, EcapaConfig),
+}
+
+__all__ = [
+    "BACKBONES",
+    "BackboneConfig",
+    "DnnConfig",
+    "Ecapa",
+    "EcapaConfig",
+    "FrameDnn",
+    "Tdnn",
+    "TdnnConfig",
+]

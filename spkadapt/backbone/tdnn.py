@@ -1,0 +1,63 @@
+"""The time-delay network of the x-vector (Snyder et al., 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from spkadapt.backbone.pooling import frame_mask, statistics_pooling
+from spkadapt.errors import InputError
+
+# (kernel size, dilation) of each layer: Snyder et al. (2018), table 1.
+LAYERS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))
+
+
+@dataclass(frozen=True)
+class TdnnConfig:
+    """The shape of a `Tdnn`.
+
+    Attributes:
+        channels: width of the frame layers (Snyder et al. use 512).
+        pooled_channels: width of the last frame layer, before pooling (they use 1500).
+        embedding_dim: size of the embedding (they use 512).
+    """
+
+    channels: int = 256
+    pooled_channels: int = 512
+    embedding_dim: int = 192
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.pooled_channels, self.embedding_dim) < 1:
+            raise InputError("channels, pooled_channels and embedding_dim must be ≥ 1")
+
+
+class Tdnn(nn.Module):
+    """Dilated convolutions over time, statistics pooling, one linear embedding layer.
+
+    Shape: features `(batch, frames, num_features)`, lengths `(batch,)` → embeddings `(batch, embedding_dim)`.
+    Convolutions are zero-padded at both ends and their output beyond `lengths` is set to zero after every
+    layer, so that an utterance's embedding does not depend on how far its batch was padded.
+    """
+
+    ignores_padding = True
+
+    def __init__(self, num_features: int, config: TdnnConfig) -> None:
+        super().__init__()
+        self.embedding_dim = config.embedding_dim
+        widths = [num_features, *[config.channels] * (len(LAYERS) - 1), config.pooled_channels]
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(inputs, outputs, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2)
+            for inputs, outputs, (kernel, dilation) in zip(widths[:-1], widths[1:], LAYERS, strict=True)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths[1:])
+        self.embedding = nn.Linear(2 * config.pooled_channels, config.embedding_dim)
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Embed each utterance of the batch."""
+        mask = frame_mask(lengths, features.shape[1])[:, None, :]
+        frames = features.transpose(1, 2) * mask
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            frames = norm(torch.relu(convolution(frames))) * mask
+        return self.embedding(statistics_pooling(frames.transpose(1, 2).float(), lengths))

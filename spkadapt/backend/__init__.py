@@ -1,0 +1,8 @@
+"""What comes between the embedding and the score: centring, projections, generative models, calibration.
+
+Each module holds one method, with scikit-learn's `fit` and `transform` on embeddings `(num_embeddings, dim)`.
+"""
+
+from spkadapt.backend.normalise import MeanSubtraction, length_normalise
+
+__all__ = ["MeanSubtraction", "length_normalise"]

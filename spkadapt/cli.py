@@ -1,0 +1,190 @@
+"""The command line. Every command is one call of the API; its options are that call's arguments."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from spkadapt import __version__
+from spkadapt.adapt import AlignmentConfig
+from spkadapt.errors import InputError
+from spkadapt.pipeline import (
+    adapt_model,
+    check_recipe,
+    embed_manifest,
+    evaluate_file,
+    prepare_corpus,
+    report_runs,
+    run_recipes,
+    score_file,
+)
+from spkadapt.progress import Progress
+from spkadapt.train import TrainConfig
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Speaker recognition in a recording domain that has no speaker labels.",
+)
+
+Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the recipe.")]
+Out = Annotated[Path, typer.Option(help="Where runs are kept.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad recordings out and list them.")]
+
+
+def _progress() -> Progress:
+    return Progress(Console(stderr=False))
+
+
+@app.command()
+def run(recipes: list[Path], overrides: Set = [], out: Out = Path("runs")) -> None:
+    """Run recipes, or go on with runs that were interrupted; compare them with the first.
+
+    Example: spkadapt run recipes/phone/source_only.yaml recipes/phone/mmd.yaml --set corpus.root=../shared/corpora
+    """
+    run_recipes(recipes, overrides, out, _progress())
+
+
+@app.command()
+def check(recipes: list[Path], overrides: Set = []) -> None:
+    """Check recipes and the files they name, and run nothing.
+
+    Example: spkadapt check recipes/phone/mmd.yaml --set corpus.root=../shared/corpora
+    """
+    for recipe in recipes:
+        check_recipe(recipe, overrides, _progress())
+
+
+@app.command()
+def prepare(
+    corpus: str,
+    root: Path,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write manifest and trials; ROOT if not given.")
+    ] = None,
+) -> None:
+    """Write a corpus' manifest.csv and trials_eval.txt; make the corpus first if it is `synthetic`.
+
+    Example: spkadapt prepare synthetic runs/corpora/synthetic
+    """
+    prepare_corpus(corpus, root, out, _progress())
+
+
+@app.command()
+def adapt(
+    model: Path,
+    unlabelled: Annotated[Path, typer.Option(help="Manifest of target-domain recordings; speakers are not read.")],
+    out: Annotated[Path, typer.Option(help="The adapted model.")],
+    source: Annotated[
+        Path | None, typer.Option(help="Labelled source manifest; the model's own if not given.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="Alignment loss: coral, mmd or dann.")] = "coral",
+    weight: Annotated[float, typer.Option(help="λ")] = 1.0,
+    schedule: Annotated[str, typer.Option(help="Schedule of λ: constant, linear or sigmoid.")] = "constant",
+    num_steps: int = 300,
+    batch_size: int = 64,
+    learning_rate: float = 3e-4,
+    seed: int = 0,
+    device: Device = "cpu",
+    skip_bad: SkipBad = False,
+) -> None:
+    """Pull a trained model towards a recording domain of which only recordings are known.
+
+    Example: spkadapt adapt runs/phone/source_only/seed-0/model.safetensors --unlabelled calls.csv --out adapted.safetensors
+    """
+    alignment = AlignmentConfig(method=method, weight=weight, schedule=schedule)
+    training = TrainConfig(num_steps=num_steps, batch_size=batch_size, learning_rate=learning_rate, device=device)
+    adapt_model(
+        model, unlabelled, out, _progress(),
+        source=source, alignment=alignment, training=training, seed=seed, skip_bad=skip_bad,
+    )  # fmt: skip
+
+
+@app.command()
+def embed(
+    model: Path,
+    manifest: Path,
+    out: Annotated[Path, typer.Option(help="The npz file to write.")],
+    device: Device = "cpu",
+    skip_bad: SkipBad = False,
+) -> None:
+    """Embed every utterance of a manifest.
+
+    Example: spkadapt embed adapted.safetensors data/eval --out eval.npz
+    """
+    embed_manifest(model, manifest, out, _progress(), device=device, skip_bad=skip_bad)
+
+
+@app.command()
+def score(
+    embeddings: Path,
+    trials: Path,
+    out: Annotated[Path, typer.Option(help="The score file to write.")],
+    centre: Annotated[
+        Path | None, typer.Option(help="npz of unlabelled embeddings; their mean is subtracted.")
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Score trials by cosine.
+
+    Example: spkadapt score eval.npz trials.txt --centre calls.npz --out scores.txt
+    """
+    score_file(embeddings, trials, out, _progress(), centre=centre, device=device)
+
+
+@app.command()
+def evaluate(
+    scores: Path,
+    trials: Path,
+    p_targets: Annotated[list[float], typer.Option("--p-target", help="Operating point of minDCF.")] = [
+        0.01,
+        0.05,
+    ],
+    manifest: Annotated[Path | None, typer.Option(help="Names the speakers: gives intervals by speaker.")] = None,
+    num_bootstrap: int = 1000,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result here.")] = None,
+) -> None:
+    """Measure scores: EER, ROCCH-EER and minDCF.
+
+    Example: spkadapt evaluate scores.txt trials.txt --manifest eval.csv --json result.json
+    """
+    result = evaluate_file(
+        scores, trials, p_targets=p_targets, manifest=manifest, num_bootstrap=num_bootstrap, json_file=json_file
+    )
+    print(json.dumps(result, indent=2, ensure_ascii=False))  # noqa: T201
+
+
+@app.command()
+def report(
+    runs: list[Path],
+    out: Annotated[Path | None, typer.Option(help="Folder for report.html and results.json.")] = None,
+) -> None:
+    """Write report.html and results.json of runs that have ended, compared with the first.
+
+    Example: spkadapt report runs/phone/source_only runs/phone/mmd --out runs/phone
+    """
+    report_runs(runs, out, _progress())
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)  # noqa: T201
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; bad input is one message on standard error and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"spkadapt: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)

@@ -1,0 +1,432 @@
+"""Scores to error rates: EER, DET, minDCF, actDCF, Cllr, and their intervals by speaker.
+
+Takes NumPy arrays or torch tensors, and knows nothing of models. A trial is accepted where its score is at or
+above the threshold. No threshold can part trials of equal score, so they move together: a curve has one operating
+point for each distinct score, and one more at which everything is rejected. Rates are fractions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from scipy.special import ndtri
+
+from spkadapt.errors import InputError
+
+EER_DEFINITION = (
+    "P_miss = P_fa on the straight line between the two adjacent operating points where P_miss - P_fa "
+    "changes sign; tied scores form one operating point"
+)
+ROCCH_EER_DEFINITION = (
+    "P_miss = P_fa on the lower convex hull of the operating points (Brümmer & de Villiers, 2013)"
+)
+MIN_DCF_DEFINITION = (
+    "least p_target*c_miss*P_miss + (1-p_target)*c_fa*P_fa over all operating points, "
+    "divided by min(p_target*c_miss, (1-p_target)*c_fa)"
+)
+ACT_DCF_DEFINITION = (
+    "the same normalised cost at the Bayes threshold ln(c_fa*(1-p_target)/(c_miss*p_target)) of scores that are "
+    "natural-log likelihood ratios"
+)
+CLLR_DEFINITION = (
+    "mean of log2(1+exp(-llr)) over targets and of log2(1+exp(llr)) over non-targets, halved and added"
+)
+INTERVAL_DEFINITION = (
+    "percentile bootstrap over speakers drawn with replacement: a target trial of a speaker drawn w times "
+    "counts w times, a non-target trial of speakers drawn v and w times counts v*w times"
+)
+
+Array: TypeAlias = np.ndarray | torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorCounts:
+    """How many trials each operating point gets wrong, from accepting all to rejecting all.
+
+    Args:
+        thresholds: the distinct scores, rising, then infinity.
+        num_misses: targets below each threshold.
+        num_false_alarms: non-targets at or above each threshold.
+        num_targets: targets in all.
+        num_nontargets: non-targets in all.
+
+    Shape:
+        thresholds, num_misses, num_false_alarms: `(num_distinct_scores + 1,)`
+    """
+
+    thresholds: np.ndarray
+    num_misses: np.ndarray
+    num_false_alarms: np.ndarray
+    num_targets: int
+    num_nontargets: int
+
+    @property
+    def p_miss(self) -> np.ndarray:
+        """Misses as a fraction of the targets."""
+        return self.num_misses / self.num_targets
+
+    @property
+    def p_false_alarm(self) -> np.ndarray:
+        """False alarms as a fraction of the non-targets."""
+        return self.num_false_alarms / self.num_nontargets
+
+
+@dataclass(frozen=True, eq=False)
+class DetCurve:
+    """A detection error trade-off curve (Martin et al., 1997): the operating points, by rising threshold.
+
+    Shape:
+        p_miss, p_false_alarm: `(num_points,)`
+    """
+
+    p_miss: np.ndarray
+    p_false_alarm: np.ndarray
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval: its two ends, and the probability `level` that it is meant to cover."""
+
+    low: float
+    high: float
+    level: float
+
+
+@dataclass(frozen=True, eq=False)
+class Replicates:
+    """What each bootstrap replicate measured; replicate i drew the same speakers for all systems.
+
+    Differences and means between systems, taken replicate by replicate, are therefore paired.
+
+    Shape:
+        eer, min_dcf: `(num_replicates,)` for scores `(num_trials,)`; `(num_systems, num_replicates)` for scores
+            `(num_systems, num_trials)`
+    """
+
+    eer: np.ndarray
+    min_dcf: np.ndarray
+
+
+def compute_error_counts(scores: Array, is_target: Array) -> ErrorCounts:
+    """Count misses and false alarms at every operating point, both ends included.
+
+    Shape:
+        scores: `(num_trials,)`, the higher the likelier one speaker
+        is_target: `(num_trials,)`, boolean
+
+    Raises:
+        InputError: where scores are not finite, the two differ in length, or targets or non-targets are lacking.
+    """
+    scores, is_target = _check_trials(scores, is_target)
+    order = np.argsort(scores)
+    scores, is_target = scores[order], is_target[order]
+    starts = np.append(np.flatnonzero(np.diff(scores, prepend=-np.inf)), len(scores))
+    num_misses = np.append(0, np.cumsum(is_target))[starts]
+    num_targets = int(is_target.sum())
+    num_nontargets = len(scores) - num_targets
+    num_false_alarms = num_nontargets - (starts - num_misses)
+    thresholds = np.append(scores, np.inf)[starts]
+    return ErrorCounts(thresholds, num_misses, num_false_alarms, num_targets, num_nontargets)
+
+
+def compute_eer(scores: Array, is_target: Array) -> float:
+    """Equal error rate, by `EER_DEFINITION`.
+
+    Of the definitions in use this is the one that gives the published 4.095 % of the VoxSRC 2023 baseline; the
+    mean of P_miss and P_fa at the operating point where they are nearest gives 4.093 % there.
+
+    Raises:
+        InputError: as `compute_error_counts` does.
+    """
+    counts = compute_error_counts(scores, is_target)
+    return _interpolate_eer(counts.num_misses, counts.num_false_alarms, counts.num_targets, counts.num_nontargets)
+
+
+def compute_rocch_eer(scores: Array, is_target: Array) -> float:
+    """Equal error rate on the convex hull of the ROC, by `ROCCH_EER_DEFINITION`: never above `compute_eer`.
+
+    It is the largest Bayes error rate, over all priors, of the best threshold for each (BOSARIS toolkit; Brümmer &
+    de Villiers, 2013). Only the hull's one edge across P_miss = P_fa is sought: from a chord across it, go
+    on to the operating point farthest below the chord until there is none. Counts are integers, so nothing rounds.
+
+    Raises:
+        InputError: as `compute_error_counts` does.
+    """
+    counts = compute_error_counts(scores, is_target)
+    misses, false_alarms = counts.num_misses, counts.num_false_alarms
+    above = misses * counts.num_nontargets >= false_alarms * counts.num_targets
+    left, right = 0, len(misses) - 1
+    while True:
+        drop, rise = false_alarms[left] - false_alarms[right], misses[right] - misses[left]
+        height = misses * drop + false_alarms * rise
+        lowest = int(np.argmin(height))
+        if height[lowest] == height[left]:
+            break
+        left, right = (left, lowest) if above[lowest] else (lowest, right)
+    edge = [left, right]
+    return _interpolate_eer(misses[edge], false_alarms[edge], counts.num_targets, counts.num_nontargets)
+
+
+def compute_min_dcf(
+    scores: Array, is_target: Array, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
+) -> float:
+    """Least normalised detection cost over all thresholds, by `MIN_DCF_DEFINITION` (NIST SRE plans).
+
+    1 is what the better of accepting all and rejecting all costs, so no result is above 1.
+
+    Args:
+        p_target: prior probability of a target, between 0 and 1.
+        c_miss: cost of a miss, above 0.
+        c_fa: cost of a false alarm, above 0.
+
+    Raises:
+        InputError: as `compute_error_counts` does, or for a prior or cost out of range.
+    """
+    miss_cost, false_alarm_cost = _normalised_costs(p_target, c_miss, c_fa)
+    counts = compute_error_counts(scores, is_target)
+    return float((miss_cost * counts.p_miss + false_alarm_cost * counts.p_false_alarm).min())
+
+
+def compute_act_dcf(
+    llrs: Array, is_target: Array, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
+) -> float:
+    """Normalised detection cost at the Bayes threshold of calibrated scores, by `ACT_DCF_DEFINITION`.
+
+    Args:
+        llrs: log-likelihood ratios of target against non-target, in natural log.
+        p_target, c_miss, c_fa: as for `compute_min_dcf`, below which the result never is.
+
+    Raises:
+        InputError: as `compute_min_dcf` does.
+    """
+    miss_cost, false_alarm_cost = _normalised_costs(p_target, c_miss, c_fa)
+    llrs, is_target = _check_trials(llrs, is_target)
+    accepted = llrs >= np.log(false_alarm_cost / miss_cost)
+    return float(miss_cost * (~accepted[is_target]).mean() + false_alarm_cost * accepted[~is_target].mean())
+
+
+def compute_cllr(llrs: Array, is_target: Array) -> float:
+    """Cost of log-likelihood ratios, in bits, by `CLLR_DEFINITION` (Brümmer & du Preez, 2006).
+
+    0 for perfect knowledge, 1 for llrs that are all 0 and so say nothing, above 1 for llrs that mislead.
+
+    Args:
+        llrs: log-likelihood ratios of target against non-target, in natural log.
+
+    Raises:
+        InputError: as `compute_error_counts` does.
+    """
+    llrs, is_target = _check_trials(llrs, is_target)
+    targets, nontargets = np.logaddexp(0, -llrs[is_target]), np.logaddexp(0, llrs[~is_target])
+    return float((targets.mean() + nontargets.mean()) / (2 * np.log(2)))
+
+
+def compute_det(scores: Array, is_target: Array, max_points: int | None = None) -> DetCurve:
+    """Detection error trade-off curve, by rising threshold, both ends included.
+
+    Args:
+        max_points: keep at most so many of the operating points, spread evenly along the curve as it is drawn on
+            normal-deviate axes; all of them where it is None.
+
+    Raises:
+        InputError: as `compute_error_counts` does, or for fewer than 2 points.
+    """
+    counts = compute_error_counts(scores, is_target)
+    p_miss, p_false_alarm = counts.p_miss, counts.p_false_alarm
+    if max_points is None:
+        return DetCurve(p_miss, p_false_alarm)
+    if max_points < 2:
+        raise InputError(f"expected max_points of at least 2, found {max_points}")
+    across = np.diff(_normal_deviates(p_false_alarm, counts.num_nontargets))
+    down = np.diff(_normal_deviates(p_miss, counts.num_targets))
+    travelled = np.append(0, np.cumsum(np.hypot(across, down)))
+    places = np.linspace(0, travelled[-1], max_points)[1:-1]
+    kept = np.unique([0, *np.searchsorted(travelled, places), len(travelled) - 1])
+    return DetCurve(p_miss[kept], p_false_alarm[kept])
+
+
+def bootstrap_by_speaker(
+    scores: Array,
+    is_target: Array,
+    enrol_speakers: Sequence[str] | np.ndarray,
+    test_speakers: Sequence[str] | np.ndarray,
+    p_target: float,
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+    *,
+    num_replicates: int = 1000,
+    seed: int = 0,
+) -> Replicates:
+    """EER and minDCF of test sets whose speakers are drawn anew with replacement, by `INTERVAL_DEFINITION`.
+
+    Trials of a speaker stand or fall together, so drawing trials would make intervals too narrow. A draw that
+    leaves no target or no non-target has no EER and is made again. Memory is O(num_systems · num_trials).
+
+    Args:
+        scores: one system's, or those of several systems on the same trials.
+        enrol_speakers: the speaker of each trial's enrolment side.
+        test_speakers: the speaker of each trial's test side.
+        p_target, c_miss, c_fa: as for `compute_min_dcf`.
+        num_replicates: how many test sets to draw.
+        seed: of the draws; the same seed draws the same speakers.
+
+    Shape:
+        scores: `(num_trials,)` or `(num_systems, num_trials)`
+        is_target, enrol_speakers, test_speakers: `(num_trials,)`
+
+    Raises:
+        InputError: as `compute_min_dcf` does; where speakers differ in number from trials, or contradict
+            `is_target`; or for fewer than 1 replicate.
+    """
+    costs = _normalised_costs(p_target, c_miss, c_fa)
+    if num_replicates < 1:
+        raise InputError(f"expected num_replicates of at least 1, found {num_replicates}")
+    scores = _as_array(scores)
+    systems = [_check_trials(system, is_target)[0] for system in np.atleast_2d(scores)]
+    is_target = _as_array(is_target)
+    enrol, test, num_speakers = _number_speakers(enrol_speakers, test_speakers, is_target)
+    curves = [_MergedCurve(system, is_target) for system in systems]
+    owners, (first, second) = enrol[is_target], (enrol[~is_target], test[~is_target])
+    generator = np.random.default_rng(seed)
+    eer, min_dcf = np.empty((2, len(curves), num_replicates))
+    for replicate in range(num_replicates):
+        targets, nontargets = _draw_weights(generator, num_speakers, owners, first, second)
+        for system, curve in enumerate(curves):
+            eer[system, replicate], min_dcf[system, replicate] = curve.measure(targets, nontargets, *costs)
+    shape = (*scores.shape[:-1], num_replicates)
+    return Replicates(eer.reshape(shape), min_dcf.reshape(shape))
+
+
+def percentile_interval(replicates: np.ndarray, level: float = 0.95) -> Interval:
+    """The interval that holds the middle `level` of bootstrap replicates (Efron & Tibshirani, 1993).
+
+    Shape:
+        replicates: `(num_replicates,)`
+
+    Raises:
+        InputError: where `replicates` is empty or not one-dimensional, or `level` is not between 0 and 1.
+    """
+    replicates = np.asarray(replicates)
+    if replicates.ndim != 1 or not len(replicates):
+        raise InputError(f"expected replicates of shape (num_replicates,), found {replicates.shape}")
+    if not 0 < level < 1:
+        raise InputError(f"expected level between 0 and 1, found {level}")
+    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), level)
+
+
+class _MergedCurve:
+    """The operating points of one system, thinned to what EER and minDCF can depend on whatever trials weigh.
+
+    Between two neighbouring target scores only false alarms change: the curve runs straight, its cost is least
+    at the far end. So all non-targets in between go into one bin, and each distinct target score into another.
+    """
+
+    def __init__(self, scores: np.ndarray, is_target: np.ndarray) -> None:
+        target_scores = np.unique(scores[is_target])
+        bins = np.searchsorted(target_scores, scores, "left") + np.searchsorted(target_scores, scores, "right")
+        self._target_bins, self._nontarget_bins = bins[is_target], bins[~is_target]
+        self._num_bins = 2 * len(target_scores) + 1
+
+    def measure(
+        self, targets: np.ndarray, nontargets: np.ndarray, miss_cost: float, false_alarm_cost: float
+    ) -> tuple[float, float]:
+        """EER and minDCF where each target and non-target counts as often as its weight says."""
+        misses = self._accumulate(self._target_bins, targets)
+        rejected = self._accumulate(self._nontarget_bins, nontargets)
+        false_alarms = rejected[-1] - rejected
+        cost = miss_cost / misses[-1] * misses + false_alarm_cost / rejected[-1] * false_alarms
+        return _interpolate_eer(misses, false_alarms, misses[-1], rejected[-1]), float(cost.min())
+
+    def _accumulate(self, bins: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return np.append(0, np.cumsum(np.bincount(bins, weights, self._num_bins)))
+
+
+def _interpolate_eer(
+    misses: np.ndarray, false_alarms: np.ndarray, num_targets: float, num_nontargets: float
+) -> float:
+    # Rises from -num_targets * num_nontargets to its opposite; products of counts, so its sign is exact.
+    difference = misses * num_nontargets - false_alarms * num_targets
+    after = int(np.searchsorted(difference, 0))
+    before = after - 1
+    share = -difference[before] / (difference[after] - difference[before])
+    return float((misses[before] + share * (misses[after] - misses[before])) / num_targets)
+
+
+def _draw_weights(
+    generator: np.random.Generator, num_speakers: int, owners: np.ndarray, first: np.ndarray, second: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How often each target and each non-target counts in one draw of as many speakers as there are."""
+    while True:
+        drawn = np.bincount(generator.integers(num_speakers, size=num_speakers), minlength=num_speakers)
+        weights = drawn.astype(np.float64)  # what bincount adds up, exact for whole numbers below 2^53
+        targets, nontargets = weights[owners], weights[first] * weights[second]
+        if targets.any() and nontargets.any():
+            return targets, nontargets
+
+
+def _number_speakers(
+    enrol_speakers: Sequence[str] | np.ndarray, test_speakers: Sequence[str] | np.ndarray, is_target: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    num_trials = len(is_target)
+    if not len(enrol_speakers) == len(test_speakers) == num_trials:
+        found = f"{len(enrol_speakers)} and {len(test_speakers)} speakers for {num_trials} trials"
+        raise InputError(f"expected two speakers for each trial, found {found}")
+    both = np.concatenate([np.asarray(enrol_speakers), np.asarray(test_speakers)])
+    speakers, numbers = np.unique(both, return_inverse=True)
+    enrol, test = numbers[:num_trials], numbers[num_trials:]
+    contrary = np.flatnonzero((enrol == test) != is_target)
+    if len(contrary):
+        trial = contrary[0]
+        kind = "target" if is_target[trial] else "non-target"
+        pair = f"speakers {speakers[enrol[trial]]} and {speakers[test[trial]]}"
+        raise InputError(
+            f"expected a target to be one speaker, a non-target two; trial {trial} is a {kind} of {pair}"
+        )
+    return enrol, test, len(speakers)
+
+
+def _normalised_costs(p_target: float, c_miss: float, c_fa: float) -> tuple[float, float]:
+    """What P_miss and P_fa are multiplied by, where the better trivial system costs 1."""
+    if not 0 < p_target < 1:
+        raise InputError(f"expected p_target between 0 and 1, found {p_target}")
+    if not (0 < c_miss < np.inf and 0 < c_fa < np.inf):
+        raise InputError(f"expected c_miss and c_fa above 0, found {c_miss} and {c_fa}")
+    miss_cost, false_alarm_cost = p_target * c_miss, (1 - p_target) * c_fa
+    trivial = min(miss_cost, false_alarm_cost)
+    return miss_cost / trivial, false_alarm_cost / trivial
+
+
+def _normal_deviates(rates: np.ndarray, num_trials: int) -> np.ndarray:
+    # Rates of 0 and 1 are drawn half a trial away from the edge, where the normal deviate is infinite.
+    return ndtri(rates.clip(0.5 / num_trials, 1 - 0.5 / num_trials))
+
+
+def _as_array(values: Array) -> np.ndarray:
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        # NumPy knows no bfloat16, and every narrower float fits a double.
+        return (values.double() if values.is_floating_point() else values).numpy()
+    return np.asarray(values)
+
+
+def _check_trials(scores: Array, is_target: Array) -> tuple[np.ndarray, np.ndarray]:
+    scores, is_target = _as_array(scores).astype(np.float64), _as_array(is_target)
+    if scores.ndim != 1 or scores.shape != is_target.shape:
+        found = f"scores {scores.shape} and is_target {is_target.shape}"
+        raise InputError(f"expected one score and one is_target for each trial, found {found}")
+    if is_target.dtype != bool:
+        raise InputError(f"expected is_target to be boolean, found {is_target.dtype}")
+    if not is_target.any() or is_target.all():
+        found = f"{is_target.sum()} targets and {(~is_target).sum()} non-targets"
+        raise InputError(f"expected at least one target and one non-target trial, found {found}")
+    broken = np.flatnonzero(~np.isfinite(scores))
+    if len(broken):
+        raise InputError(
+            f"expected finite scores, found {scores[broken[0]]} in trial {broken[0]} (counted from 0)"
+        )
+    return scores, is_target

@@ -1,0 +1,280 @@
+"""Single stages on files, each useful alone: adapt, embed, score, evaluate, prepare."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spkadapt.adapt import AlignmentConfig, MultiTaskObjective
+from spkadapt.backend.normalise import MeanSubtraction
+from spkadapt.batches import SourceBatches, TargetDomainBatches
+from spkadapt.corpora import CORPORA
+from spkadapt.embed import EmbeddingSet, compute_embeddings
+from spkadapt.errors import InputError, suggest
+from spkadapt.files import write_json
+from spkadapt.heads import HeadConfig, build_head
+from spkadapt.manifest import Manifest, Recording, load_manifest
+from spkadapt.metrics import (
+    EER_DEFINITION,
+    INTERVAL_DEFINITION,
+    MIN_DCF_DEFINITION,
+    bootstrap_by_speaker,
+    compute_eer,
+    compute_min_dcf,
+    compute_rocch_eer,
+    percentile_interval,
+)
+from spkadapt.model import load_model, save_model
+from spkadapt.pipeline.corpus import prepare_features
+from spkadapt.pipeline.run import score_trials, show_terms
+from spkadapt.progress import Progress
+from spkadapt.run_folder import trial_truth
+from spkadapt.score import align_scores, load_scores, save_scores
+from spkadapt.train import TrainConfig, train
+from spkadapt.trials import load_trials
+
+
+def prepare_corpus(name: str, root: Path, out: Path | None, progress: Progress) -> Path:
+    """Read or make a corpus, and write its `manifest.csv` and, where it has trials, `trials_eval.txt`.
+
+    Args:
+        name: a name in `CORPORA`.
+        root: where the corpus is, or for `synthetic` where to make it.
+        out: folder for the two files; `root` when None.
+        progress: where to say what was done.
+
+    Raises:
+        InputError: an unknown corpus, or what its `prepare` raises.
+    """
+    if name not in CORPORA:
+        raise InputError(f'there is no corpus "{name}"; {suggest(name, CORPORA)}')
+    manifest, trials = CORPORA[name](root)
+    out = out or root
+    manifest.save_csv(out / "manifest.csv")
+    if trials is not None:
+        trials.save(out / "trials_eval.txt")
+    speakers = len({item.speaker_id for item in manifest if item.speaker_id is not None})
+    progress.say(
+        f"{name}: {len(manifest)} utterances, {speakers} labelled speakers, "
+        f"{0 if trials is None else len(trials)} trials → {out / 'manifest.csv'}"
+    )
+    return out / "manifest.csv"
+
+
+def adapt_model(
+    model_path: Path,
+    unlabelled: Path,
+    out: Path,
+    progress: Progress,
+    *,
+    source: Path | None = None,
+    alignment: AlignmentConfig,
+    training: TrainConfig,
+    seed: int = 0,
+    skip_bad: bool = False,
+) -> None:
+    """Go on training a model, now pulled towards a target domain of which only recordings are known.
+
+    The speaker loss is computed on the labelled source corpus that the model was trained on, the alignment
+    loss between it and the unlabelled recordings; speaker columns of the latter are not read.
+
+    Args:
+        model_path: a model that `run` or `adapt` wrote, with its speaker classifier.
+        unlabelled: a manifest of target-domain recordings.
+        out: the adapted model's file.
+        progress: where to show how far it has come.
+        source: the source domain's manifest; None takes the one that the model remembers.
+        alignment: which alignment loss, and its weight.
+        training: how to train.
+        seed: of all draws.
+        skip_bad: leave bad recordings out, and say which, instead of stopping.
+
+    Raises:
+        InputError: the model has no speaker classifier, the source corpus is gone or has other speakers, or what
+            the stages raise.
+    """
+    model, head_state = load_model(model_path)
+    description = model.description
+    if not head_state:
+        raise InputError("this model has no speaker classifier to go on training with", path=model_path)
+    labelled = _source_manifest(source, description.history, model_path)
+    if tuple(sorted(set(labelled.speakers()))) != description.speaker_ids:
+        raise InputError(
+            f"the source manifest has other speakers than the {len(description.speaker_ids)} that the model "
+            "was trained on",
+            path=source,
+        )
+    pool = load_manifest(unlabelled).unlabelled()
+    head = build_head(HeadConfig(**description.history["head"]), model.embedding_dim, len(description.speaker_ids))
+    head.load_state_dict(head_state)
+    torch.manual_seed(seed)
+    objective = MultiTaskObjective(model, head, alignment)
+    with tempfile.TemporaryDirectory(prefix="spkadapt-") as scratch:
+        recordings: list[Recording] = [*labelled, *pool.recordings]
+        store, skipped = prepare_features(
+            recordings,
+            description.features,
+            description.vad,
+            Path(scratch),
+            progress,
+            skip_bad=skip_bad,
+            device=training.device,
+        )
+        _say_skipped(skipped, progress)
+        labelled = Manifest(tuple(item for item in labelled if item.utterance_id not in skipped))
+        pool = replace(
+            pool, recordings=tuple(item for item in pool.recordings if item.utterance_id not in skipped)
+        )
+        size = {"batch_size": training.batch_size, "num_frames": training.crop_frames, "seed": seed}
+        with progress.task(f"adapting with {alignment.method}", training.num_steps) as update:
+            train(
+                objective,
+                SourceBatches(store, labelled, **size),
+                TargetDomainBatches(store, pool, **size),
+                training,
+                seed=seed,
+                folder=Path(scratch),
+                on_step=lambda step, terms: update(step, show_terms(terms)),
+            )
+    adapted = {"from": str(model_path.resolve()), "alignment": asdict(alignment), "train": asdict(training)}
+    history = {**description.history, "adapted": [*description.history.get("adapted", []), adapted]}
+    model.description = replace(description, history=history)
+    save_model(out, model, head)
+    progress.say(f"adapted model → {out}")
+
+
+def _source_manifest(source: Path | None, history: Mapping[str, Any], model_path: Path) -> Manifest:
+    if source is not None:
+        return load_manifest(source)
+    remembered = history.get("source")
+    if remembered is None:
+        raise InputError("this model does not remember its source corpus; name it with --source", path=model_path)
+    if not Path(remembered["manifest"]).exists():
+        raise InputError(
+            f"the source corpus it was trained on, {remembered['manifest']}, is gone; name it with --source",
+            path=model_path,
+        )
+    return load_manifest(remembered["manifest"]).where(remembered["where"])
+
+
+def _say_skipped(skipped: Mapping[str, str], progress: Progress) -> None:
+    for message in skipped.values():
+        progress.say(f"skipped: {message}")
+
+
+def embed_manifest(
+    model_path: Path, manifest: Path, out: Path, progress: Progress, *, device: str = "cpu", skip_bad: bool = False
+) -> None:
+    """Embed every utterance of a manifest into an npz file.
+
+    Raises:
+        InputError: a bad model or manifest; all bad recordings at once, unless `skip_bad`.
+    """
+    model, _ = load_model(model_path)
+    recordings = load_manifest(manifest).utterances
+    description = model.description
+    with tempfile.TemporaryDirectory(prefix="spkadapt-") as scratch:
+        store, skipped = prepare_features(
+            recordings,
+            description.features,
+            description.vad,
+            Path(scratch),
+            progress,
+            skip_bad=skip_bad,
+            device=device,
+        )
+        _say_skipped(skipped, progress)
+        rows = range(len(store.utterance_ids))
+        with progress.task("embeddings", len(rows)) as update:
+            embeddings = compute_embeddings(model, store, rows, device=device, on_progress=lambda n: update(n, ""))
+    embeddings.save(out)
+    progress.say(f"{len(rows)} embeddings of {model.embedding_dim} dimensions → {out}")
+
+
+def score_file(
+    embeddings: Path,
+    trials: Path,
+    out: Path,
+    progress: Progress,
+    *,
+    centre: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Cosine-score a trial list and write `enrol test score` lines.
+
+    Args:
+        embeddings: npz of all utterances that the trials name.
+        trials: the trial list; labels, if it has any, are not used.
+        out: the score file.
+        progress: where to say what was done.
+        centre: npz of unlabelled target-domain embeddings whose mean is subtracted first.
+        device: where to multiply.
+
+    Raises:
+        InputError: bad files, or trials that name utterances without an embedding (all listed).
+    """
+    vectors, listed = EmbeddingSet.load(embeddings), load_trials(trials)
+    if centre is not None:
+        mean = MeanSubtraction().fit(EmbeddingSet.load(centre).embeddings)
+        vectors = replace(vectors, embeddings=mean.transform(vectors.embeddings))
+    save_scores(out, score_trials(vectors, listed, device=device, path=trials))
+    progress.say(f"{len(listed)} scores → {out}")
+
+
+def evaluate_file(
+    scores: Path,
+    trials: Path,
+    *,
+    p_targets: Sequence[float] = (0.01, 0.05),
+    manifest: Path | None = None,
+    num_bootstrap: int = 1000,
+    json_file: Path | None = None,
+) -> dict[str, Any]:
+    """Measure a score file against labelled trials.
+
+    Args:
+        scores: `enrol test score` or `score enrol test` lines.
+        trials: labelled trials; each needs a score.
+        p_targets: operating points of minDCF, with costs of 1.
+        manifest: names the speakers, and so gives intervals by speaker.
+        num_bootstrap: bootstrap replicates of the intervals.
+        json_file: also write the result there.
+
+    Returns:
+        Counts, EER, ROCCH-EER and minDCF, with the definitions they follow, and the intervals.
+
+    Raises:
+        InputError: bad files, trials without labels or without a score.
+    """
+    listed = load_trials(trials)
+    if listed.is_target is None:
+        raise InputError("these trials say nothing of which are targets; evaluation needs labels", path=trials)
+    values = align_scores(load_scores(scores), listed.enrol_ids, listed.test_ids)
+    result: dict[str, Any] = {
+        "num_targets": int(listed.is_target.sum()),
+        "num_nontargets": int((~listed.is_target).sum()),
+        "eer": compute_eer(values, listed.is_target),
+        "rocch_eer": compute_rocch_eer(values, listed.is_target),
+        "min_dcf": {f"{p:g}": compute_min_dcf(values, listed.is_target, p) for p in p_targets},
+        "definitions": {"eer": EER_DEFINITION, "min_dcf": MIN_DCF_DEFINITION},
+    }
+    if manifest is not None:
+        truth = trial_truth(listed, load_manifest(manifest))
+        replicates = bootstrap_by_speaker(
+            values,
+            truth.is_target,
+            truth.enrol_speakers,
+            truth.test_speakers,
+            p_targets[0],
+            num_replicates=num_bootstrap,
+        )
+        result["eer_interval"] = asdict(percentile_interval(replicates.eer))
+        result["definitions"]["interval"] = INTERVAL_DEFINITION
+    if json_file is not None:
+        write_json(json_file, result)
+    return result

@@ -1,0 +1,48 @@
+"""Layer-wise unsupervised pretraining of frame networks.
+
+    frames (n, dim) → Dbn | StackedAutoencoder | Vae → hidden layers (weights and biases, bottom first)
+
+Torch only, and knows nothing of audio. `interface` holds what the methods share; each method is in the file
+that bears its name; `PRETRAINERS` maps a recipe's name to a class, `PRETRAINER_CONFIGS` to its configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from spkadapt.pretrain.autoencoder import DaeConfig, DenoisingAutoencoder, StackedAutoencoder
+from spkadapt.pretrain.dbn import Dbn, DbnConfig
+from spkadapt.pretrain.interface import (
+    DivergenceError,
+    FrameSource,
+    PretrainConfig,
+    Pretrainer,
+    PretrainProgress,
+    TensorFrames,
+)
+from spkadapt.pretrain.rbm import Rbm, RbmConfig
+from spkadapt.pretrain.vae import Vae, VaeConfig, VariationalAutoencoder
+
+PRETRAINERS: dict[str, Callable[..., Pretrainer]] = {"dae": StackedAutoencoder, "dbn": Dbn, "vae": Vae}
+PRETRAINER_CONFIGS: dict[str, type[PretrainConfig]] = {"dae": DaeConfig, "dbn": DbnConfig, "vae": VaeConfig}
+
+__all__ = [
+    "PRETRAINERS",
+    "PRETRAINER_CONFIGS",
+    "DaeConfig",
+    "Dbn",
+    "DbnConfig",
+    "DenoisingAutoencoder",
+    "DivergenceError",
+    "FrameSource",
+    "PretrainConfig",
+    "PretrainProgress",
+    "Pretrainer",
+    "Rbm",
+    "RbmConfig",
+    "StackedAutoencoder",
+    "TensorFrames",
+    "Vae",
+    "VaeConfig",
+    "VariationalAutoencoder",
+]

@@ -1,0 +1,185 @@
+"""What runs gave: error rates with their intervals, side by side, and the file that holds them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spkadapt.files import write_json
+from spkadapt.metrics import (
+    EER_DEFINITION,
+    INTERVAL_DEFINITION,
+    MIN_DCF_DEFINITION,
+    Replicates,
+    bootstrap_by_speaker,
+    compute_eer,
+    compute_min_dcf,
+    percentile_interval,
+)
+
+BACKENDS = ("plain", "centred")
+
+
+@dataclass(frozen=True, eq=False)
+class TrialTruth:
+    """What scores are held against: used to measure, and for nothing else.
+
+    Attributes:
+        is_target: bool `(num_trials,)`.
+        enrol_speakers, test_speakers: `(num_trials,)`, for intervals by speaker.
+        same_domain: bool `(num_trials,)`: both sides of one recording domain; None where domains are unknown.
+    """
+
+    is_target: np.ndarray
+    enrol_speakers: np.ndarray
+    test_speakers: np.ndarray
+    same_domain: np.ndarray | None
+
+    def conditions(self) -> dict[str, np.ndarray]:
+        """The trials of each condition that has both kinds: all of them, and those across domains."""
+        found = {"all": np.ones(len(self.is_target), dtype=bool)}
+        if self.same_domain is not None:
+            crossed = ~self.same_domain
+            if crossed.any() and not crossed.all() and len(np.unique(self.is_target[crossed])) == 2:
+                found["across domains"] = crossed
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class SeedRun:
+    """One training of a recipe.
+
+    Attributes:
+        seed: of everything random in it.
+        seconds: wall time of pretraining, training and scoring.
+        scores: float32 `(num_trials,)` for each of `BACKENDS`.
+        training: terms of the objective, one mapping a logged step, with the key `step`.
+    """
+
+    seed: int
+    seconds: float
+    scores: Mapping[str, np.ndarray]
+    training: Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """All trainings of a recipe."""
+
+    name: str
+    folder: Path
+    synthetic: bool
+    seeds: Sequence[SeedRun]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An error rate: of each seed, their mean, and the mean's interval by speaker."""
+
+    by_seed: tuple[float, ...]
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run, one condition, one backend.
+
+    `eer_change` is the EER less the first run's, paired over seeds and speakers; None for the first run itself.
+    """
+
+    run: str
+    condition: str
+    backend: str
+    num_targets: int
+    num_nontargets: int
+    seeds: tuple[int, ...]
+    eer: Measure
+    min_dcf: Measure
+    eer_change: Measure | None
+    seconds: float
+
+
+def compare_runs(
+    runs: Sequence[Run], truth: TrialTruth, *, p_target: float, num_bootstrap: int, level: float
+) -> list[Row]:
+    """Measure every run on the same trials; the first run is what the others are compared with."""
+    rows = []
+    for condition, chosen in truth.conditions().items():
+        for backend in BACKENDS:
+            baseline: tuple[np.ndarray, Replicates] | None = None
+            for run in runs:
+                scores = np.stack([seed.scores[backend][chosen] for seed in run.seeds])
+                replicates = bootstrap_by_speaker(
+                    scores,
+                    truth.is_target[chosen],
+                    truth.enrol_speakers[chosen],
+                    truth.test_speakers[chosen],
+                    p_target,
+                    num_replicates=num_bootstrap,
+                )
+                is_target = truth.is_target[chosen]
+                eers = np.array([compute_eer(row, is_target) for row in scores])
+                costs = np.array([compute_min_dcf(row, is_target, p_target) for row in scores])
+                rows.append(
+                    Row(
+                        run.name,
+                        condition,
+                        backend,
+                        int(is_target.sum()),
+                        int((~is_target).sum()),
+                        tuple(seed.seed for seed in run.seeds),
+                        _measure(eers, replicates.eer, level),
+                        _measure(costs, replicates.min_dcf, level),
+                        None if baseline is None else _change(eers, replicates, *baseline, level),
+                        float(np.mean([seed.seconds for seed in run.seeds])),
+                    )
+                )
+                baseline = baseline or (eers, replicates)
+    return rows
+
+
+def _measure(by_seed: np.ndarray, replicates: np.ndarray, level: float) -> Measure:
+    interval = percentile_interval(replicates.mean(axis=0), level)
+    return Measure(tuple(by_seed.tolist()), float(by_seed.mean()), interval.low, interval.high)
+
+
+def _change(
+    eers: np.ndarray, replicates: Replicates, base_eers: np.ndarray, base_replicates: Replicates, level: float
+) -> Measure:
+    """The change from the baseline: seed by seed where both have the same number, and of the means."""
+    by_seed = tuple((eers - base_eers).tolist()) if len(eers) == len(base_eers) else ()
+    paired = replicates.eer.mean(axis=0) - base_replicates.eer.mean(axis=0)
+    interval = percentile_interval(paired, level)
+    return Measure(by_seed, float(eers.mean() - base_eers.mean()), interval.low, interval.high)
+
+
+def write_results(path: Path, rows: Sequence[Row], details: Mapping[str, Any]) -> None:
+    """Write `results.json`: the rows, the definitions behind them, and the details of the runs."""
+    definitions = {"eer": EER_DEFINITION, "min_dcf": MIN_DCF_DEFINITION, "interval": INTERVAL_DEFINITION}
+    write_json(path, {"format": 1, "definitions": definitions, "rows": [asdict(row) for row in rows], **details})
+
+
+def render_markdown(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table, EER in per cent."""
+    lines = [
+        "| run | trials | backend | EER % [interval] | by seed | change, points [interval] | minDCF | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        seeds = " / ".join(f"{100 * value:.2f}" for value in row.eer.by_seed)
+        change = "–"
+        if row.eer_change is not None:
+            c = row.eer_change
+            change = f"{100 * c.mean:+.2f} [{100 * c.low:+.2f}, {100 * c.high:+.2f}]"
+        lines.append(
+            f"| {row.run} | {row.condition} | {row.backend} "
+            f"| **{100 * row.eer.mean:.2f}** [{100 * row.eer.low:.2f}, {100 * row.eer.high:.2f}] | {seeds} "
+            f"| {change} | {row.min_dcf.mean:.4f} | {row.seconds:.0f} |"
+        )
+    return "\n".join(lines) + "\n"

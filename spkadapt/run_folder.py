@@ -1,0 +1,153 @@
+"""What a run leaves on disk, and how it is read back.
+
+::
+
+    NAME/                      the recipe's name
+      recipe.json              the recipe as it was run, with every default written out
+      source.csv               the labelled utterances of the source domain
+      target_domain.csv        the unlabelled pool
+      evaluation.csv           the utterances of the trials, with their speakers, for scoring only
+      trials.txt               the trials that were scored
+      skipped.json             recordings left out because their audio was bad
+      seed-N/
+        checkpoint.pt          only while training
+        model.safetensors      the trained model
+        training.json          what was logged, and how long it took
+        embeddings.npz         of source, target-domain pool and evaluation
+        scores_plain.txt, scores_centred.txt
+        seed.json              training.json with the time of scoring; written last: all of the above is there
+      results.json, results.md, report.html
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spkadapt.errors import InputError
+from spkadapt.files import write_json
+from spkadapt.manifest import Manifest, load_manifest
+from spkadapt.report.results import BACKENDS, Run, SeedRun, TrialTruth
+from spkadapt.score import align_scores, load_scores
+from spkadapt.trials import Trials, load_trials
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    def seed(self, seed: int) -> Path:
+        """The folder of one training."""
+        return self.path / f"seed-{seed}"
+
+    def claim(self, recipe: dict[str, Any]) -> None:
+        """Make the folder this recipe's, or find that it already is.
+
+        Raises:
+            InputError: it holds a run of another recipe.
+        """
+        path = self.path / "recipe.json"
+        if not path.is_file():
+            write_json(path, recipe)
+            return
+        found = json.loads(path.read_text(encoding="utf-8"))
+        # Written and read back once, so that tuples compare as the lists that JSON has.
+        wanted = json.loads(json.dumps(recipe))
+        if found != wanted:
+            raise InputError(
+                f"this folder holds a run with other settings ({_first_difference(found, wanted)}); "
+                "give another --out or --set name=…, or remove the folder",
+                path=self.path,
+            )
+
+    def load_recipe(self) -> dict[str, Any]:
+        """The recipe that was run.
+
+        Raises:
+            InputError: there is no run here.
+        """
+        path = self.path / "recipe.json"
+        if not path.is_file():
+            raise InputError("this folder holds no run: it has no recipe.json", path=self.path)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def load_skipped(self) -> dict[str, str]:
+        """Why each recording that was left out was left out."""
+        return json.loads((self.path / "skipped.json").read_text(encoding="utf-8"))
+
+    def load_trials(self) -> Trials:
+        """The trials that were scored."""
+        return load_trials(self.path / "trials.txt")
+
+    def load_parts(self) -> list[Manifest]:
+        """Source, unlabelled pool and evaluation."""
+        return [load_manifest(self.path / f"{part}.csv") for part in ("source", "target_domain", "evaluation")]
+
+    def load_truth(self) -> TrialTruth:
+        """What the scores are held against."""
+        return trial_truth(self.load_trials(), load_manifest(self.path / "evaluation.csv"))
+
+    def load_run(self) -> Run:
+        """Every training of the run.
+
+        Raises:
+            InputError: the run has not ended yet.
+        """
+        recipe = self.load_recipe()
+        unfinished = [seed for seed in recipe["seeds"] if not (self.seed(seed) / "seed.json").is_file()]
+        if unfinished:
+            raise InputError(
+                f"the run has not ended: seeds {unfinished} are missing; run it again", path=self.path
+            )
+        trials = self.load_trials()
+        seeds = [self._load_seed(seed, trials) for seed in recipe["seeds"]]
+        return Run(recipe["name"], self.path, recipe["corpus"]["synthetic"], seeds)
+
+    def _load_seed(self, seed: int, trials: Trials) -> SeedRun:
+        folder = self.seed(seed)
+        scores = {
+            backend: align_scores(load_scores(folder / f"scores_{backend}.txt"), trials.enrol_ids, trials.test_ids)
+            for backend in BACKENDS
+        }
+        record = json.loads((folder / "seed.json").read_text(encoding="utf-8"))
+        return SeedRun(seed, record["seconds"], scores, record["training"])
+
+
+def trial_truth(trials: Trials, evaluation: Manifest) -> TrialTruth:
+    """Look up each side of each trial.
+
+    Raises:
+        InputError: the trials have no labels, or an utterance no speaker.
+    """
+    if trials.is_target is None:
+        raise InputError("the trials say nothing of which are targets; evaluation needs `target` or `nontarget`")
+    speaker = dict(zip((item.utterance_id for item in evaluation), evaluation.speakers(), strict=True))
+    domain = {item.utterance_id: item.domain for item in evaluation}
+
+    def look_up(table: dict[str, Any], ids: Sequence[str]) -> np.ndarray:
+        return np.array([table[name] for name in ids])
+
+    known = all(domain.values())
+    same = look_up(domain, trials.enrol_ids) == look_up(domain, trials.test_ids) if known else None
+    return TrialTruth(
+        trials.is_target, look_up(speaker, trials.enrol_ids), look_up(speaker, trials.test_ids), same
+    )
+
+
+def _first_difference(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> str:
+    """The first dotted key whose values differ, with both values."""
+    for key in {**found, **wanted}:
+        old, new = found.get(key), wanted.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            return _first_difference(old, new, f"{prefix}{key}.")
+        return f"{prefix}{key} is {old!r} there and {new!r} now"
+    return "none"

@@ -1,0 +1,247 @@
+"""Scores against a loop in float64, blocks of any size, and score files."""
+
+from __future__ import annotations
+
+import gzip
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spkadapt.errors import InputError
+from spkadapt.score import Scores, align_scores, load_scores, save_scores, score_all_pairs, score_cosine
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
+]
+
+
+def naive_cosine(
+    enrol: np.ndarray, test: np.ndarray, enrol_rows: np.ndarray, test_rows: np.ndarray
+) -> list[float]:
+    scores = []
+    for row, column in zip(enrol_rows, test_rows, strict=True):
+        x, y = enrol[row].astype(np.float64), test[column].astype(np.float64)
+        scores.append(float(x @ y / (x @ x) ** 0.5 / (y @ y) ** 0.5))
+    return scores
+
+
+def make_problem(
+    num_enrol: int, num_test: int, num_trials: int, dim: int = 16, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    enrol = random.normal(size=(num_enrol, dim)).astype(np.float32)
+    test = random.normal(size=(num_test, dim)).astype(np.float32)
+    return enrol, test, random.integers(num_enrol, size=num_trials), random.integers(num_test, size=num_trials)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("num_trials", [0, 1, 40, 6000])
+@pytest.mark.parametrize("block_size", [1, 7, 64, 1000])
+def test_cosine_matches_a_loop_for_any_block(num_trials: int, block_size: int, device: str) -> None:
+    """40 trials of 60 × 90 are gathered, 6,000 multiplied, and small blocks mix the two."""
+    problem = make_problem(60, 90, num_trials)
+    scores = score_cosine(*problem, block_size=block_size, device=device)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, naive_cosine(*problem), atol=3e-7)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_enrol=st.integers(1, 40),
+    num_test=st.integers(1, 40),
+    num_trials=st.integers(0, 80),
+    block_size=st.integers(1, 50),
+    seed=st.integers(0, 1000),
+)
+def test_cosine_keeps_the_order_of_trials(
+    num_enrol: int, num_test: int, num_trials: int, block_size: int, seed: int
+) -> None:
+    enrol, test, enrol_rows, test_rows = make_problem(num_enrol, num_test, num_trials, dim=3, seed=seed)
+    scores = score_cosine(enrol, test, enrol_rows, test_rows, block_size=block_size)
+    np.testing.assert_allclose(scores, naive_cosine(enrol, test, enrol_rows, test_rows), atol=3e-7)
+    dense = score_all_pairs(enrol, test, block_size=block_size)
+    np.testing.assert_allclose(dense[enrol_rows, test_rows], scores, atol=3e-7)
+
+
+def test_both_routes_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cost rule: with a gathered score free nothing is multiplied; by default a dense list is."""
+    problem = make_problem(50, 50, 2000)
+    products: list[tuple[int, ...]] = []
+    matmul = torch.Tensor.__matmul__
+    monkeypatch.setattr(
+        torch.Tensor, "__matmul__", lambda x, y: (products.append((len(x), y.shape[1])), matmul(x, y))[1]
+    )
+    dense = score_cosine(*problem, block_size=32)
+    assert sorted(products) == [(18, 18), (18, 32), (32, 18), (32, 32)]
+    products.clear()
+    monkeypatch.setattr("spkadapt.score._GATHER_COST", 0)
+    sparse = score_cosine(*problem, block_size=32)
+    assert products == []
+    np.testing.assert_allclose(sparse, dense, atol=3e-7)
+
+
+def test_only_embeddings_that_a_trial_names_are_read() -> None:
+    enrol, test, _, _ = make_problem(6, 6, 0)
+    enrol[5], test[0] = np.nan, 0.0
+    assert np.isfinite(score_cosine(enrol, test, np.array([0, 4]), np.array([1, 5]))).all()
+    with pytest.raises(InputError, match="only zeros"):
+        score_cosine(enrol, test, np.array([0]), np.array([0]))
+
+
+def test_tensors_score_as_arrays_do() -> None:
+    enrol, test, enrol_rows, test_rows = make_problem(9, 9, 30)
+    expected = score_cosine(enrol, test, enrol_rows, test_rows)
+    tensors = torch.from_numpy(enrol).requires_grad_(), torch.from_numpy(test)
+    np.testing.assert_array_equal(
+        score_cosine(*tensors, torch.from_numpy(enrol_rows), torch.from_numpy(test_rows)), expected
+    )
+    np.testing.assert_array_equal(score_all_pairs(*tensors), score_all_pairs(enrol, test))
+
+
+@pytest.mark.parametrize("block_size", [1, 4, 100])
+def test_all_pairs_matches_a_loop(block_size: int) -> None:
+    enrol, test, _, _ = make_problem(7, 11, 0)
+    pairs = np.divmod(np.arange(77), 11)
+    expected = np.reshape(naive_cosine(enrol, test, *pairs), (7, 11))
+    np.testing.assert_allclose(score_all_pairs(enrol, test, block_size=block_size), expected, atol=3e-7)
+
+
+def test_scoring_refuses() -> None:
+    enrol, test, rows, columns = make_problem(5, 5, 4)
+
+    def refusal(*args: np.ndarray, **options: int) -> str:
+        with pytest.raises(InputError) as caught:
+            score_cosine(*args, **options)
+        return str(caught.value)
+
+    assert "of one dim, found shapes" in refusal(enrol, test[:, :3], rows, columns)
+    assert "found 4 enrol_rows, 3 test_rows" in refusal(enrol, test, rows, columns[1:])
+    assert "expected test_rows from 0 to 4, found 5 to 5" in refusal(enrol, test, np.array([0]), np.array([5]))
+    assert "expected enrol_rows from 0 to 4, found -1 to -1" in refusal(enrol, test, np.array([-1]), np.array([0]))
+    assert "enrol_rows to be integers" in refusal(enrol, test, rows.astype(float), columns)
+    assert "block_size of at least 1, found 0" in refusal(enrol, test, rows, columns, block_size=0)
+    with pytest.raises(InputError, match="of one dim"):
+        score_all_pairs(enrol, test[:, :3])
+
+
+# Score files
+
+
+def test_file_round_trip_is_exact(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    values = random.integers(0, 2**32, size=3000, dtype=np.uint32).view(np.float32)  # any bits at all
+    values = np.append(values[np.isfinite(values)], np.float32([0, -0.0, 1e-45, 3.4028235e38]))
+    names = tuple(f"speaker_é/{i}" for i in range(len(values)))
+    for path in (tmp_path / "scores.txt", tmp_path / "scores.txt.gz"):
+        save_scores(path, Scores(names, names[::-1], values))
+        loaded = load_scores(path)
+        assert (loaded.enrol_ids, loaded.test_ids) == (names, names[::-1])
+        np.testing.assert_array_equal(loaded.scores.view(np.uint32), values.view(np.uint32))
+    plain, packed = (tmp_path / "scores.txt").read_bytes(), (tmp_path / "scores.txt.gz").read_bytes()
+    assert gzip.decompress(packed) == plain
+    time.sleep(1.1)  # gzip's header holds whole seconds, and must not
+    save_scores(path, loaded)
+    assert path.read_bytes() == packed
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("last", ["", "\n", "\n \n\n"])
+def test_line_ends(tmp_path: Path, newline: str, last: str) -> None:
+    path = tmp_path / "scores.txt"
+    path.write_bytes(("\ufeffa b 0.5\n c\t d  -1e-3" + last).replace("\n", newline).encode())
+    loaded = load_scores(path)
+    assert (loaded.enrol_ids, loaded.test_ids) == (("a", "c"), ("b", "d"))
+    assert loaded.scores.tolist() == [np.float32(0.5), np.float32(-1e-3)]
+
+
+def test_column_order_is_read_off_the_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "scores.txt"
+    for text, expected in {
+        "0.5 a b\n0.25 c 7": (("a", "c"), ("b", "7"), [0.5, 0.25]),  # VoxSRC
+        "0.5 a 10_20\n0.25 c d": (("a", "c"), ("10_20", "d"), [0.5, 0.25]),  # float("10_20") is 1020
+        "0.5 a nan\n0.25 c inf": (("a", "c"), ("nan", "inf"), [0.5, 0.25]),
+        "1001 1002 0.5": (("1001",), ("1002",), [0.5]),  # all numbers: the last column
+        "a b .5e1\nc d -3.": (("a", "c"), ("b", "d"), [5, -3]),
+    }.items():
+        path.write_text(text)
+        loaded = load_scores(path)
+        assert (loaded.enrol_ids, loaded.test_ids, loaded.scores.tolist()) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", ": expected a score on each line, found an empty file"),
+        ("a b 1\n\nc d 2\n", ":2: expected 3 columns, enrol test score, found 0"),
+        ("a b 1\na b 1 x\na b\n", ":2: expected 3 columns, enrol test score, found 4"),
+        ("a b 1\na b\na b 1 x\n", ":2: expected 3 columns, enrol test score, found 2"),
+        ("a b c\n", ':1: expected a score in the last or the first column, found "a" and "c"'),
+        ("a b nan\n", ':1: expected a score in the last or the first column, found "a" and "nan"'),
+        ("a b 1\r\nc d x\r\n", ':2: expected a finite number as score, found "x"'),
+        ("a b 1\nc d nan\n", ':2: expected a finite number as score, found "nan"'),
+        ("a b 1\nc d -inf\n", ':2: expected a finite number as score, found "-inf"'),
+        ("a b 1\nc d 1e39\n", ':2: expected a finite number as score, found "1e39"'),
+        ("a b 1\nc d 1_0\n", ':2: expected a finite number as score, found "1_0"'),
+        ("1 a b\n2 c d\nx e 9\n", ':3: expected a finite number as score, found "x"'),
+    ],
+)
+def test_load_names_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "scores.txt"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_scores(path)
+    assert str(caught.value) == f"{path}{message}"
+
+
+def test_load_refuses_what_is_no_text(tmp_path: Path) -> None:
+    packed = gzip.compress(b"a b 0.5\n" * 1000)
+    for name, content in {
+        "a.txt": b"\xff\xfe",
+        "b.gz": b"a b 1\n",
+        "c.gz": packed[:-9],
+        "d.gz": b"\x1f\x8b\x08",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match="expected a text file of scores, found: "):
+            load_scores(tmp_path / name)
+    with pytest.raises(InputError, match="No such file"):
+        load_scores(tmp_path / "absent.txt")
+
+
+def test_scores_and_saving_refuse(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"found 2 enrol_ids, 1 test_ids, scores \(2,\)"):
+        Scores(("a", "b"), ("c",), np.zeros(2))
+    with pytest.raises(InputError, match="found nan for trial b d"):
+        Scores(("a", "b"), ("c", "d"), np.array([0, np.nan]))
+    for name in ("a b", "", "a\n"):
+        with pytest.raises(InputError, match="expected ids without blanks"):
+            save_scores(tmp_path / "scores.txt", Scores((name,), ("c",), np.zeros(1)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_align_follows_the_trials() -> None:
+    scores = Scores(("a", "b", "a", "c"), ("x", "x", "y", "z"), np.array([1.0, 2.0, 3.0, 4.0]))
+    aligned = align_scores(scores, ["a", "a", "b", "a"], ["y", "x", "x", "y"])
+    assert aligned.dtype == np.float32
+    assert aligned.tolist() == [3, 1, 2, 3]
+
+
+def test_align_reports_all_missing_trials_at_once() -> None:
+    enrol = ["a", *(f"e{i}" for i in range(12)), "e0"]
+    with pytest.raises(InputError) as caught:
+        align_scores(Scores(("a",), ("x",), np.ones(1)), enrol, ["x"] * 14)
+    names = ", ".join(f"e{i} x" for i in range(10))
+    assert str(caught.value) == f"no score for 12 of 14 trials: {names} and 2 more"
+
+
+def test_align_refuses_two_scores_for_one_trial() -> None:
+    same = Scores(("a", "a"), ("x", "x"), np.array([1.0, 1.0]))
+    assert align_scores(same, ["a"], ["x"]).tolist() == [1]
+    with pytest.raises(InputError, match="found 1 and 2 for a x"):
+        align_scores(Scores(("a", "a"), ("x", "x"), np.array([1.0, 2.0])), ["a"], ["x"])
