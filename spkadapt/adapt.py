@@ -100,12 +100,22 @@ class MultiTaskObjective(nn.Module):
             speaker_loss = self.head(self._embed(source_features), speakers)
             return {"speaker": speaker_loss, "total": speaker_loss}
         embeddings = self._embed(torch.cat([source_features, target_domain_features]))
-        source, target_domain = embeddings.split([len(source_features), len(target_domain_features)])
+        sizes = [len(source_features), len(target_domain_features)]
+        source, _ = embeddings.split(sizes)
         speaker_loss = self.head(source, speakers)
-        alignment_loss = self.alignment(source, target_domain)
+        alignment_loss = self.alignment(*_on_sphere(embeddings).split(sizes))
         total = speaker_loss + weight * alignment_loss
         return {"speaker": speaker_loss, self.config.method: alignment_loss, "total": total}
 
     def _embed(self, features: torch.Tensor) -> torch.Tensor:
         lengths = torch.full((len(features),), features.shape[1], device=features.device)
         return self.model(features, lengths)
+
+
+def _on_sphere(embeddings: torch.Tensor) -> torch.Tensor:
+    """Embeddings scaled to length √dim, where each dimension has a mean square of about one.
+
+    What is aligned must be what is scored, and cosine scoring sees directions only. Left to its own length, a
+    network under an angular softmax could make most alignment losses small by shrinking every embedding.
+    """
+    return nn.functional.normalize(embeddings.float()) * embeddings.shape[1] ** 0.5

@@ -169,7 +169,7 @@ class _TrainingState:
         aligned = None if aligned is None else aligned.to(device)
         with torch.autocast(torch.device(device).type, PRECISIONS[self.config.precision], enabled=mixed):
             terms = self.objective(features.to(device), speakers.to(device), aligned, weight)
-        values = {name: float(value) for name, value in terms.items()}
+        values = {name: value.item() for name, value in terms.items()}
         if not all(map(math.isfinite, values.values())):
             raise DivergenceError(
                 f"training diverged at step {self.step + 1}: {values}; lower train.learning_rate "
