@@ -72,7 +72,7 @@ def draw_det(runs: Sequence[Run], truth: TrialTruth, backend: str) -> str:
     num_nontargets = len(truth.is_target) - num_targets
     edges = (max(0.5 / num_nontargets, _DET_TICKS[0]), max(0.5 / num_targets, _DET_TICKS[0]))
     eers = [compute_eer(run.seeds[0].scores[backend], truth.is_target) for run in runs]
-    figure, axes = _make_det_axes(edges, max(eers))
+    figure, axes = _make_det_axes(edges, max(eers), len(runs))
     handles, labels = [], []
     for number, (run, eer) in enumerate(zip(runs, eers, strict=True)):
         curve = compute_det(run.seeds[0].scores[backend], truth.is_target, _MAX_POINTS)
@@ -133,15 +133,15 @@ def draw_training(runs: Sequence[Run]) -> str:
         raise InputError("expected at least one run that logged its training, found none")
     num_columns = min(3, len(terms))
     num_rows = -(-len(terms) // num_columns)
-    figure = Figure(figsize=(_WIDTH, 0.5 + 2.2 * num_rows), layout="constrained")
-    grid = figure.subplots(num_rows, num_columns, squeeze=False).flat
+    figure = Figure(figsize=(_WIDTH, 0.3 + 0.2 * -(-len(runs) // 3) + 2.2 * num_rows), layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
     for axes, term in zip(grid, terms, strict=False):
-        axes.set_title(term)
+        axes.set_title(_shorten(term, 30))
         axes.set_xlabel("step")
         axes.grid()
         for number, run in enumerate(runs):
             _draw_term(axes, run, term, *_run_look(number))
-    for axes in list(grid)[len(terms) :]:
+    for axes in grid[len(terms) :]:
         axes.remove()
     looks = [_run_look(number) for number in range(len(runs))]
     handles = [Line2D([], [], color=colour, linestyle=dashes, linewidth=1.8) for colour, dashes in looks]
@@ -195,12 +195,13 @@ def draw_error_rates(rows: Sequence[Row]) -> str:
     axes.axvline(100 * rows[0].eer.mean, color=GREY, linestyle=_DASHES[3], linewidth=1, zorder=1)
     for height, row in enumerate(rows):
         colour, _ = _run_look(height)
-        dots = {"color": colour, "linestyle": "none", "marker": "o", "clip_on": False}  # whole at an EER of 0
         axes.plot([100 * row.eer.low, 100 * row.eer.high], [height, height], color=colour, linewidth=2.2)
-        axes.plot([100 * row.eer.mean], [height], markersize=7, markeredgecolor="white", zorder=4, **dots)
+        dots = axes.plot([100 * row.eer.mean], [height], "o", color=colour, markersize=7, markeredgecolor="white")
         seeds = 100 * np.array(row.eer.by_seed)
         below = np.full(len(seeds), height + 0.24)
-        axes.plot(seeds, below, markersize=3.5, markerfacecolor="none", markeredgewidth=0.9, **dots)
+        dots += axes.plot(seeds, below, "o", color=colour, markersize=3.5, markerfacecolor="none")
+        for artist in dots:
+            artist.set(clip_on=False, zorder=4)  # whole even at an EER of 0
     axes.set_yticks(range(len(rows)), [_shorten(row.run) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
@@ -226,15 +227,15 @@ def _deviates(rates: np.ndarray, edge: float) -> np.ndarray:
     return ndtri(rates.clip(edge, 1 - edge))
 
 
-def _make_det_axes(edges: tuple[float, float], worst_eer: float) -> tuple[Figure, Axes]:
+def _make_det_axes(edges: tuple[float, float], worst_eer: float, num_runs: int) -> tuple[Figure, Axes]:
     """Equal scales up to twice the worst EER, at least 40 %: more is empty paper for a useful system."""
     top = _DET_TICKS[np.searchsorted(_DET_TICKS, min(max(0.4, 2 * worst_eer), _DET_TICKS[-1]))]
     lows = [ndtri(edge) - 0.08 for edge in edges]
     # A deviate is as long across as it is down, and room is left for labels and, on the right, the legend.
     inches = 5.2 / (ndtri(top) - min(lows))
     width, height = (inches * (ndtri(top) - low) for low in lows)
-    figure = Figure(figsize=(_WIDTH, height + 0.7))
-    axes = figure.add_axes(_place(figure, 0.6, 0.55, width, height))
+    figure = Figure(figsize=(_WIDTH, 0.7 + max(height, 0.36 * num_runs)))
+    axes = figure.add_axes(_place(figure, 0.6, figure.get_figheight() - 0.15 - height, width, height))
     axes.set_xlim(lows[0], ndtri(top))
     axes.set_ylim(lows[1], ndtri(top))
     axes.plot([max(lows), ndtri(top)], [max(lows), ndtri(top)], color=GREY, linewidth=0.8, zorder=1)
