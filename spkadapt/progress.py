@@ -57,19 +57,20 @@ class Progress:
 
     def _lines(self, description: str, total: int) -> Update:
         start = time.monotonic()
-        first: list[int] = []
+        first: tuple[int, float] | None = None
         told = -1
 
         def update(done: int, remark: str) -> None:
-            nonlocal told
-            first.append(done - 1) if not first else None
+            nonlocal first, told
+            now = time.monotonic()
+            # Counted from the first call: what an earlier process did must not make this one look fast.
+            first = first or (done, now)
             tenth = 10 * done // total
             if tenth == told:
                 return
             told = tenth
-            # Work that an earlier process did must not make this one look fast.
-            seconds = time.monotonic() - start
-            left = seconds / max(done - first[0], 1) * (total - done)
-            self.say(f"{description}: {done}/{total}, {seconds:.0f} s, {left:.0f} s left  {remark}")
+            known = done > first[0]
+            left = f", {(now - first[1]) / (done - first[0]) * (total - done):.0f} s left" if known else ""
+            self.say(f"{description}: {done}/{total}, {now - start:.0f} s{left}  {remark}".rstrip())
 
         return update
