@@ -14,7 +14,8 @@ from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.metrics import roc_curve
 
-from spkadapt.metrics import bootstrap_by_speaker, compute_eer
+from spkadapt.intervals import bootstrap_by_speaker
+from spkadapt.metrics import compute_eer
 from spkadapt.score import score_all_pairs, score_cosine
 
 DIM = 256

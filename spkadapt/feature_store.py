@@ -20,7 +20,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from spkadapt.audio import load_audio
-from spkadapt.features import FeatureConfig, FeatureExtractor
+from spkadapt.errors import InputError
+from spkadapt.features import FeatureConfig, FeatureExtractor, check_length
 from spkadapt.files import atomic_path, write_json
 from spkadapt.manifest import Recording
 from spkadapt.vad import VadConfig, energy_vad, log_energy
@@ -68,7 +69,7 @@ class FeatureStore:
     def rows(self, utterance_ids: Sequence[str]) -> torch.Tensor:
         """The positions of the given utterances within the store."""
         position = {name: row for row, name in enumerate(self.utterance_ids)}
-        return torch.tensor([position[name] for name in utterance_ids])
+        return torch.tensor([position[name] for name in utterance_ids], dtype=torch.int64)
 
     def utterance(self, row: int) -> torch.Tensor:
         """The frames of one utterance, `(frames, num_features)`."""
@@ -95,10 +96,12 @@ def extract_features(
         on_progress: called with the number of utterances done so far.
 
     Raises:
-        InputError: listing every recording whose audio is too short for one frame.
+        InputError: no recordings, or one whose audio is bad or too short for one frame.
     """
     if (folder / "store.json").is_file():
         return FeatureStore.open(folder)
+    if not recordings:
+        raise InputError("there are no recordings to compute features of")
     extractor = FeatureExtractor(features).to(device)
     shards = [recordings[first : first + SHARD_SIZE] for first in range(0, len(recordings), SHARD_SIZE)]
     done = 0
@@ -136,9 +139,13 @@ def _extract_shard(
 
 
 def _load(recording: Recording, features: FeatureConfig) -> torch.Tensor:
-    if recording.start is None:
-        return load_audio(recording.path, features.sample_rate)
-    return load_audio(recording.path, features.sample_rate, start=recording.start, duration=recording.duration)
+    start, duration = (0.0, None) if recording.start is None else (recording.start, recording.duration)
+    waveform = load_audio(recording.path, features.sample_rate, start=start, duration=duration)
+    try:
+        check_length(len(waveform), features)
+    except InputError as error:
+        raise InputError(str(error), path=recording.path) from None
+    return waveform
 
 
 def _extract_batch(

@@ -1,15 +1,19 @@
-"""Whole files or none: atomic writes, and the checksums that results are reported with."""
+"""Whole files or none: atomic writes, text as users send it, and the checksums that results are reported with."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from spkadapt.errors import InputError
 
 
 @contextmanager
@@ -46,6 +50,23 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` to `path`, atomically, as JSON that strict readers accept (no NaN)."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file, its lines ended by newlines alone; one whose name ends in `.gz` is gunzipped.
+
+    Windows line ends and byte-order marks are how such files come back from a spreadsheet.
+
+    Raises:
+        InputError: the file cannot be read, or is not UTF-8.
+    """
+    path = Path(path)
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            text = file.read().decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise InputError(f"expected a text file in UTF-8, found: {error}", path=path) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def sha256(path: str | Path) -> str:

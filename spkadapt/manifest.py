@@ -8,13 +8,14 @@ is not there cannot leak into training.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from io import StringIO
 from pathlib import Path
 
 from spkadapt.errors import InputError, shorten, suggest
-from spkadapt.files import write_text
+from spkadapt.files import read_text, write_text
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class UnlabelledPool:
     """All that adaptation may see of the target domain: recordings, and no speakers."""
 
     recordings: tuple[Recording, ...]
+
+    def __post_init__(self) -> None:
+        if not all(type(recording) is Recording for recording in self.recordings):
+            raise TypeError("an UnlabelledPool holds plain Recordings; Manifest.unlabelled() strips labels")
 
     def __len__(self) -> int:
         return len(self.recordings)
@@ -118,15 +123,16 @@ class Manifest:
         return [str(item.speaker_id) for item in self.utterances]
 
     def save_csv(self, path: str | Path) -> None:
-        """Write the manifest as CSV; audio paths inside the CSV's folder are written relative to it."""
+        """Write the manifest as CSV, audio inside its folder by relative path, other audio by absolute path."""
         path = Path(path)
+        folder = path.parent.absolute()
         text = StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         for utterance in self.utterances:
             row = {name: getattr(utterance, name) for name in COLUMNS}
-            if utterance.path.is_relative_to(path.parent):
-                row["path"] = utterance.path.relative_to(path.parent)
+            audio = utterance.path.absolute()
+            row["path"] = audio.relative_to(folder) if audio.is_relative_to(folder) else audio
             writer.writerow("" if row[name] is None else row[name] for name in COLUMNS)
         write_text(path, text.getvalue())
 
@@ -134,7 +140,13 @@ class Manifest:
         """Write a Kaldi data directory: wav.scp, utt2spk, spk2utt and, where needed, segments.
 
         An utterance without a speaker is given its own id as speaker, which is Kaldi's convention.
+
+        Raises:
+            InputError: a speaker id with white space, which would be two columns.
         """
+        for speaker in {item.speaker_id for item in self.utterances if item.speaker_id is not None}:
+            if speaker.split() != [speaker]:
+                raise InputError(f'speaker_id "{speaker}" has white space, which Kaldi cannot hold', path=folder)
         items = sorted(self.utterances, key=lambda item: item.utterance_id)
         segmented = any(item.start is not None for item in items)
         speakers = {item.utterance_id: item.speaker_id or item.utterance_id for item in items}
@@ -165,12 +177,12 @@ def load_manifest(path: str | Path) -> Manifest:
 
     CSV: needs the columns `utterance_id` and `path` (relative to the CSV's folder, or absolute); the other
     fields of `Utterance` are read where present, columns unknown to us are left alone, empty cells are None.
-    Kaldi: `wav.scp` (plain file names; commands are refused) and, where present, `utt2spk`, `segments`,
-    `spk2gender`. A segment's end of -1 means to the end of the recording.
+    Kaldi: `wav.scp` (plain file names, relative to the working directory or absolute; commands are refused) and,
+    where present, `utt2spk`, `segments`, `spk2gender`. A segment's end of -1 means to the end of the recording.
 
     Raises:
-        InputError: naming the file and line: a missing file or column, a bad number, a duplicate id, no
-            utterances at all.
+        InputError: naming the file and line: a missing file or column, a line of more or fewer cells than the
+            header, a bad number, an id with white space, a duplicate id, no utterances at all.
     """
     path = Path(path)
     if path.is_dir():
@@ -181,28 +193,38 @@ def load_manifest(path: str | Path) -> Manifest:
 
 
 def _load_csv(path: Path) -> Manifest:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        header = [name.strip() for name in reader.fieldnames or []]
-        reader.fieldnames = header
-        for column in NEEDED_COLUMNS:
-            if column not in header:
-                raise InputError(
-                    f'the column "{column}" is missing; found: {", ".join(header) or "an empty file"}',
-                    path=path,
-                    line=1,
-                )
-        rows = [(reader.line_num, row) for row in reader]
-    return _collect(path, [(line, _utterance_from_row(path, line, row)) for line, row in rows])
+    reader = csv.reader(StringIO(read_text(path), newline=""), strict=True)
+    try:
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        raise InputError(f"not readable as CSV ({error})", path=path, line=reader.line_num) from error
+    header = [name.strip() for name in lines[0][1]] if lines else []
+    for column in NEEDED_COLUMNS:
+        if column not in header:
+            found = ", ".join(header) or "an empty file"
+            raise InputError(f'the column "{column}" is missing; found: {found}', path=path, line=1)
+    for column in COLUMNS:
+        if header.count(column) > 1:
+            raise InputError(f'the column "{column}" is there {header.count(column)} times', path=path, line=1)
+    items = []
+    for line, cells in lines[1:]:
+        if len(cells) != len(header):
+            raise InputError(f"found {len(cells)} cells; the header has {len(header)}", path=path, line=line)
+        items.append((line, _utterance_from_row(path, line, dict(zip(header, cells, strict=True)))))
+    _check_unique(path, ((line, item.utterance_id) for line, item in items))
+    return _manifest_of(path, [item for _, item in items])
 
 
-def _utterance_from_row(path: Path, line: int, row: Mapping[str, str | None]) -> Utterance:
-    cells = {name: (row.get(name) or "").strip() or None for name in COLUMNS}
+def _utterance_from_row(path: Path, line: int, row: Mapping[str, str]) -> Utterance:
+    cells = {name: row.get(name, "").strip() or None for name in COLUMNS}
     for column in NEEDED_COLUMNS:
         if cells[column] is None:
             raise InputError(f'the cell of column "{column}" is empty', path=path, line=line)
+    utterance_id = str(cells["utterance_id"])
+    if len(utterance_id.split()) != 1:
+        raise InputError(f'utterance_id "{utterance_id}" has white space; expected one word', path=path, line=line)
     return Utterance(
-        utterance_id=str(cells["utterance_id"]),
+        utterance_id=utterance_id,
         path=path.parent / str(cells["path"]),
         start=_seconds(cells["start"], "start", path, line),
         duration=_seconds(cells["duration"], "duration", path, line),
@@ -227,54 +249,50 @@ def _seconds(cell: str | None, column: str, path: Path, line: int) -> float | No
     return seconds
 
 
-def _collect(path: Path, items: Sequence[tuple[int, Utterance]]) -> Manifest:
-    """A manifest of the items, once their ids are known to be unique."""
+def _check_unique(path: Path, ids: Iterable[tuple[int, str]]) -> None:
     first_line: dict[str, int] = {}
-    for line, item in items:
-        if item.utterance_id in first_line:
-            raise InputError(
-                f'utterance_id "{item.utterance_id}" stands already in line {first_line[item.utterance_id]}',
-                path=path,
-                line=line,
-            )
-        first_line[item.utterance_id] = line
+    for line, name in ids:
+        if name in first_line:
+            raise InputError(f'"{name}" stands already in line {first_line[name]}', path=path, line=line)
+        first_line[name] = line
+
+
+def _manifest_of(path: Path, items: Sequence[Utterance]) -> Manifest:
     if not items:
         raise InputError("holds no utterances", path=path)
-    return Manifest(tuple(item for _, item in items))
+    return Manifest(tuple(items))
 
 
 def _load_kaldi(folder: Path) -> Manifest:
-    scp = _read_table(folder / "wav.scp")
+    paths = _read_scp(folder / "wav.scp")
     speakers = _read_optional(folder / "utt2spk")
     genders = _read_optional(folder / "spk2gender")
-    paths: dict[str, Path] = {}
-    for line, recording, location in scp:
-        if location.endswith("|"):
-            raise InputError(
-                f'"{location}" is a command, and commands are not run; expected a file name',
-                path=folder / "wav.scp",
-                line=line,
-            )
-        paths[recording] = Path(location)
 
-    def utterance(
-        line: int, name: str, path: Path, start: float | None, duration: float | None
-    ) -> tuple[int, Utterance]:
+    def utterance(name: str, path: Path, start: float | None, duration: float | None) -> Utterance:
         speaker = speakers.get(name)
         gender = genders.get(speaker) if speaker else None
-        return line, Utterance(name, path, start, duration, speaker_id=speaker, gender=gender)
+        return Utterance(name, path, start, duration, speaker_id=speaker, gender=gender)
 
     segments = folder / "segments"
-    if not segments.is_file():
-        items = [utterance(line, name, paths[name], None, None) for line, name, _ in scp]
-        return _collect(folder / "wav.scp", items)
-    items = [utterance(*segment) for segment in _read_segments(segments, paths)]
-    return _collect(segments, items)
+    if segments.is_file():
+        return _manifest_of(segments, [utterance(*segment) for segment in _read_segments(segments, paths)])
+    return _manifest_of(folder / "wav.scp", [utterance(name, path, None, None) for name, path in paths.items()])
+
+
+def _read_scp(path: Path) -> dict[str, Path]:
+    """Where the audio of each recording is."""
+    rows = _read_table(path)
+    for line, _, location in rows:
+        if location.endswith("|"):
+            raise InputError(
+                f'"{location}" is a command, and commands are not run; expected a file name', path=path, line=line
+            )
+    return {recording: Path(location) for _, recording, location in rows}
 
 
 def _read_segments(
     path: Path, recordings: Mapping[str, Path]
-) -> Iterator[tuple[int, str, Path, float | None, float | None]]:
+) -> Iterator[tuple[str, Path, float | None, float | None]]:
     for line, name, rest in _read_table(path):
         cells = rest.split()
         if len(cells) != 3:
@@ -284,22 +302,23 @@ def _read_segments(
         if cells[0] not in recordings:
             raise InputError(f'recording "{cells[0]}" is not in wav.scp', path=path, line=line)
         start = _seconds(cells[1], "start", path, line) or 0.0
-        end = None if cells[2] in ("-1", "-1.0") else _seconds(cells[2], "end", path, line)
+        end = None if re.fullmatch(r"-1(\.0*)?", cells[2]) else _seconds(cells[2], "end", path, line)
         if end is not None and end <= start:
             raise InputError(f"the segment ends at {end:g} s, not after its start", path=path, line=line)
-        yield line, name, recordings[cells[0]], start, None if end is None else round(end - start, 6)
+        yield name, recordings[cells[0]], start, None if end is None else round(end - start, 6)
 
 
 def _read_table(path: Path) -> list[tuple[int, str, str]]:
-    """The lines of a Kaldi text table: (line number, key, rest)."""
+    """The lines of a Kaldi text table: (line number, key, rest), each key once."""
     if not path.is_file():
         raise InputError("no such file; a Kaldi data directory needs it", path=path)
     rows = []
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        key, _, rest = text.strip().partition(" ")
-        if not rest.strip():
-            raise InputError(f'found "{text}"; expected a key and a value', path=path, line=line)
-        rows.append((line, key, rest.strip()))
+    for line, text in enumerate(StringIO(read_text(path)), start=1):
+        cells = text.strip().split(maxsplit=1)
+        if len(cells) != 2:
+            raise InputError(f'found "{text.strip()}"; expected a key and a value', path=path, line=line)
+        rows.append((line, cells[0], cells[1]))
+    _check_unique(path, ((line, key) for line, key, _ in rows))
     return rows
 
 

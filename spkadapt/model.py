@@ -74,7 +74,9 @@ class ModelDescription:
                 speaker_ids=tuple(values.pop("speaker_ids")),
                 **values,
             )
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except InputError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise InputError(f"the model's description cannot be read ({error})") from error
 
 
@@ -141,7 +143,7 @@ def load_model(path: str | Path) -> tuple[SpeakerModel, dict[str, torch.Tensor]]
         model.load_state_dict(_under("model.", tensors))
     except InputError as error:
         raise InputError(str(error), path=path) from error
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InputError(f"its tensors do not fit its description ({error})", path=path) from error
     return model.eval(), _under("head.", tensors)
 

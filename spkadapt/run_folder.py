@@ -9,6 +9,7 @@
       evaluation.csv           the utterances of the trials, with their speakers, for scoring only
       trials.txt               the trials that were scored
       skipped.json             recordings left out because their audio was bad
+      inputs.json              checksums of the above and the name of the features, to notice if they change
       seed-N/
         checkpoint.pt          only while training
         model.safetensors      the trained model
@@ -22,6 +23,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +32,8 @@ from typing import Any
 import numpy as np
 
 from spkadapt.errors import InputError
-from spkadapt.files import write_json
-from spkadapt.manifest import Manifest, load_manifest
+from spkadapt.files import sha256, write_json
+from spkadapt.manifest import Manifest, UnlabelledPool, load_manifest
 from spkadapt.report.results import BACKENDS, Run, SeedRun, TrialTruth
 from spkadapt.score import align_scores, load_scores
 from spkadapt.trials import Trials, load_trials
@@ -67,6 +69,55 @@ class RunFolder:
                 path=self.path,
             )
 
+    def save_inputs(
+        self,
+        source: Manifest,
+        target_domain: UnlabelledPool,
+        evaluation: Manifest,
+        trials: Trials,
+        skipped: dict[str, str],
+        features: str,
+    ) -> None:
+        """Keep what the run starts from; if it already ran for a while, find that it is still the same.
+
+        Args:
+            source, target_domain, evaluation, trials: the parts of the corpus.
+            skipped: why each recording that is left out is left out.
+            features: the name of the feature store, which changes with the audio behind it.
+
+        Raises:
+            InputError: the recordings or trials have changed since the run began.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.path, prefix=".inputs-") as name:
+            scratch = Path(name)
+            source.save_csv(scratch / "source.csv")
+            target_domain.as_manifest().save_csv(scratch / "target_domain.csv")
+            evaluation.save_csv(scratch / "evaluation.csv")
+            trials.save(scratch / "trials.txt")
+            write_json(scratch / "skipped.json", skipped)
+            inputs = {"features": features, **{path.name: sha256(path) for path in sorted(scratch.iterdir())}}
+            if (self.path / "inputs.json").is_file():
+                self._check_inputs(inputs)
+                return
+            for path in scratch.iterdir():
+                path.replace(self.path / path.name)
+        write_json(self.path / "inputs.json", inputs)
+
+    def _check_inputs(self, inputs: dict[str, str]) -> None:
+        begun_with = self.load_inputs()
+        changed = [name for name in inputs if inputs[name] != begun_with.get(name)]
+        if changed:
+            raise InputError(
+                f"the corpus has changed since this run began ({', '.join(changed)}); "
+                "remove the folder, or run under another name with --set name=…",
+                path=self.path,
+            )
+
+    def has_seed(self, seed: int) -> bool:
+        """Whether this training has ended."""
+        return (self.seed(seed) / "seed.json").is_file()
+
     def load_recipe(self) -> dict[str, Any]:
         """The recipe that was run.
 
@@ -81,6 +132,10 @@ class RunFolder:
     def load_skipped(self) -> dict[str, str]:
         """Why each recording that was left out was left out."""
         return json.loads((self.path / "skipped.json").read_text(encoding="utf-8"))
+
+    def load_inputs(self) -> dict[str, str]:
+        """Checksums of what the run started from."""
+        return json.loads((self.path / "inputs.json").read_text(encoding="utf-8"))
 
     def load_trials(self) -> Trials:
         """The trials that were scored."""
@@ -101,7 +156,7 @@ class RunFolder:
             InputError: the run has not ended yet.
         """
         recipe = self.load_recipe()
-        unfinished = [seed for seed in recipe["seeds"] if not (self.seed(seed) / "seed.json").is_file()]
+        unfinished = [seed for seed in recipe["seeds"] if not self.has_seed(seed)]
         if unfinished:
             raise InputError(
                 f"the run has not ended: seeds {unfinished} are missing; run it again", path=self.path
@@ -121,13 +176,16 @@ class RunFolder:
 
 
 def trial_truth(trials: Trials, evaluation: Manifest) -> TrialTruth:
-    """Look up each side of each trial.
+    """Look up each side of each trial; utterances of the evaluation that no trial names do not matter.
 
     Raises:
-        InputError: the trials have no labels, or an utterance no speaker.
+        InputError: the trials have no labels, or name an utterance that is unknown or has no speaker.
     """
     if trials.is_target is None:
         raise InputError("the trials say nothing of which are targets; evaluation needs `target` or `nontarget`")
+    trials.check_ids([item.utterance_id for item in evaluation])
+    named = set(trials.utterance_ids())
+    evaluation = Manifest(tuple(item for item in evaluation if item.utterance_id in named))
     speaker = dict(zip((item.utterance_id for item in evaluation), evaluation.speakers(), strict=True))
     domain = {item.utterance_id: item.domain for item in evaluation}
 
@@ -144,7 +202,7 @@ def trial_truth(trials: Trials, evaluation: Manifest) -> TrialTruth:
 def _first_difference(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> str:
     """The first dotted key whose values differ, with both values."""
     for key in {**found, **wanted}:
-        old, new = found.get(key), wanted.get(key)
+        old, new = found.get(key, "nothing"), wanted.get(key, "nothing")
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):

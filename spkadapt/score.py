@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 
 from spkadapt.backend.normalise import length_normalise
 from spkadapt.errors import InputError
-from spkadapt.files import atomic_path
+from spkadapt.files import atomic_path, read_text
 
 # Rows in a block's side: a block of scores takes 4 · 1024² bytes, which stays within most processors' cache.
 _BLOCK_SIZE = 1024
@@ -225,7 +224,7 @@ def load_scores(path: str | Path) -> Scores:
         InputError: naming the file and the line where columns are not three or a score is no finite number.
     """
     path = Path(path)
-    first, second, third = _split_columns(_read_text(path).rstrip(), path)
+    first, second, third = _split_columns(read_text(path).rstrip(), path)
     if _NUMBER.fullmatch(third[0]):
         return Scores(tuple(first), tuple(second), _parse_scores(third, path))
     if _NUMBER.fullmatch(first[0]):
@@ -279,15 +278,6 @@ def _refuse_conflicts(scores: Scores, score_of: dict[tuple[str, str], float]) ->
         if score_of[enrol_id, test_id] != score:
             both = f"{score:.9g} and {score_of[enrol_id, test_id]:.9g}"
             raise InputError(f"expected one score for each trial, found {both} for {enrol_id} {test_id}")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-            text = file.read().decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"expected a text file of scores, found: {error}", path=path) from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _split_columns(text: str, path: Path) -> tuple[list[str], list[str], list[str]]:

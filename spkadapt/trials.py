@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 
 from spkadapt.errors import InputError, shorten
-from spkadapt.files import write_text
+from spkadapt.files import read_text, write_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ class Trials:
         else:
             rows = zip(self.enrol_ids, self.test_ids, self.is_target, strict=True)
             lines = (f"{enrol} {test} {'target' if same else 'nontarget'}" for enrol, test, same in rows)
-        write_text(path, "\n".join(lines) + "\n")
+        write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 KALDI_LABELS = {"target": True, "nontarget": False}
@@ -73,7 +74,8 @@ VOXCELEB_LABELS = {"1": True, "0": False}
 def load_trials(path: str | Path) -> Trials:
     """Read trials: Kaldi's `enrol test target|nontarget`, VoxCeleb's `1|0 enrol test`, or `enrol test`.
 
-    The first line decides which order the whole file is in; Windows line ends are fine.
+    The first line decides which order the whole file is in; Windows line ends are fine, and so is a file that is
+    gzipped and named `.gz`.
 
     Raises:
         InputError: naming the file and line, what was found and what was expected.
@@ -81,8 +83,7 @@ def load_trials(path: str | Path) -> Trials:
     path = Path(path)
     if not path.is_file():
         raise InputError("no such trial list", path=path)
-    with open(path, encoding="utf-8") as file:
-        rows = [line.split() for line in file]
+    rows = [line.split() for line in StringIO(read_text(path))]
     if not rows:
         raise InputError("holds no trials", path=path)
     parse = _trial_order(rows[0], path)

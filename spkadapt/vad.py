@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from spkadapt.errors import InputError
-from spkadapt.features import FeatureConfig, frame_log_energy, frame_waveform, is_padding
+from spkadapt.features import FeatureConfig, frame_log_energy, frame_waveform
+from spkadapt.frames import is_padding
 
 
 @dataclass(frozen=True)

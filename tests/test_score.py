@@ -208,7 +208,7 @@ def test_load_refuses_what_is_no_text(tmp_path: Path) -> None:
         "d.gz": b"\x1f\x8b\x08",
     }.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match="expected a text file of scores, found: "):
+        with pytest.raises(InputError, match="expected a text file in UTF-8, found: "):
             load_scores(tmp_path / name)
     with pytest.raises(InputError, match="No such file"):
         load_scores(tmp_path / "absent.txt")

@@ -11,7 +11,7 @@ from torch import nn
 
 from spkadapt.backbone.pooling import statistics_pooling
 from spkadapt.errors import InputError, suggest
-from spkadapt.features import splice_frames
+from spkadapt.frames import splice_frames
 
 ACTIVATIONS = {"sigmoid": torch.sigmoid, "relu": torch.relu}
 

@@ -10,6 +10,10 @@ from torch import nn
 from spkadapt.errors import InputError
 
 
+# The widest convolution mirrors 4 frames beyond each end, so there must be 5 to mirror them from.
+MIN_FRAMES = 5
+
+
 @dataclass(frozen=True)
 class EcapaConfig:
     """The shape of an `Ecapa`.
@@ -25,10 +29,15 @@ class EcapaConfig:
     def __post_init__(self) -> None:
         if self.channels < 8 or self.channels % 8:
             raise InputError(f"channels is {self.channels}; ECAPA's Res2Net blocks need a multiple of 8")
+        if self.embedding_dim < 1:
+            raise InputError(f"embedding_dim is {self.embedding_dim}; expected at least 1")
 
 
 class Ecapa(nn.Module):
-    """ECAPA-TDNN: features `(batch, frames, num_features)`, lengths `(batch,)` → embeddings `(batch, dim)`."""
+    """ECAPA-TDNN, for utterances of any length: one of fewer than `MIN_FRAMES` is repeated from its start.
+
+    Shape: features `(batch, frames, num_features)`, lengths `(batch,)` → embeddings `(batch, embedding_dim)`.
+    """
 
     ignores_padding = False
 
@@ -45,4 +54,8 @@ class Ecapa(nn.Module):
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Embed each utterance of the batch."""
+        if features.shape[1] < MIN_FRAMES:
+            within = torch.arange(MIN_FRAMES, device=features.device) % lengths[:, None]
+            features = features.take_along_dim(within[:, :, None], dim=1)
+            lengths = torch.full_like(lengths, MIN_FRAMES)
         return self.network(features, lengths / features.shape[1]).squeeze(1).float()

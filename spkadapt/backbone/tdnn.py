@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from spkadapt.backbone.pooling import frame_mask, statistics_pooling
+from spkadapt.backbone.pooling import statistics_pooling
 from spkadapt.errors import InputError
+from spkadapt.frames import is_padding
 
 # (kernel size, dilation) of each layer: Snyder et al. (2018), table 1.
 LAYERS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))
@@ -56,7 +57,7 @@ class Tdnn(nn.Module):
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Embed each utterance of the batch."""
-        mask = frame_mask(lengths, features.shape[1])[:, None, :]
+        mask = ~is_padding(lengths, features.shape[1])[:, None, :]
         frames = features.transpose(1, 2) * mask
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             frames = norm(torch.relu(convolution(frames))) * mask

@@ -111,11 +111,7 @@ def _notes(runs: Sequence[RunFolder], recipe: dict[str, Any]) -> dict[str, Any]:
         "synthetic": recipe["corpus"]["synthetic"],
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "recipes": {found["name"]: found for found in (run.load_recipe() for run in runs)},
-        "checksums": {
-            f"{run.path.name}/{name}": sha256(run.path / name)
-            for run in runs
-            for name in ("trials.txt", "evaluation.csv", "source.csv", "target_domain.csv")
-        },
+        "checksums": {found.path.name: found.load_inputs() for found in runs},
         "skipped_audio": {run.path.name: found for run, found in zip(runs, skipped, strict=True)},
     }
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,41 +54,11 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress) -> RunFolder:
         skip_bad=recipe.corpus.on_bad_audio == "skip", device=recipe.train.device,
     )  # fmt: skip
     corpus = corpus.without(set(skipped))
-    write_json(folder.path / "skipped.json", skipped)
-    corpus.source.save_csv(folder.path / "source.csv")
-    corpus.target_domain.as_manifest().save_csv(folder.path / "target_domain.csv")
-    corpus.evaluation.save_csv(folder.path / "evaluation.csv")
-    corpus.trials.save(folder.path / "trials.txt")
+    folder.save_inputs(corpus.source, corpus.target_domain, corpus.evaluation, corpus.trials, skipped, store.name)
     for seed in recipe.seeds:
-        if not (folder.seed(seed) / "seed.json").is_file():
-            _run_seed(recipe, corpus, store, seed, folder.seed(seed), out / "cache", progress)
+        if not folder.has_seed(seed):
+            _SeedRun(recipe, corpus, store, seed, folder.seed(seed), out / "cache", progress).run()
     return folder
-
-
-def _run_seed(
-    recipe: Recipe, corpus: Corpus, store: FeatureStore, seed: int, folder: Path, cache: Path, progress: Progress
-) -> None:
-    """Pretrain, train, embed and score once; `seed.json`, written last, says that all of it is there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    label = f"{recipe.name} seed {seed}"
-    if not (folder / "model.safetensors").is_file():
-        _train_seed(recipe, corpus, store, seed, folder, cache, progress, label)
-    model, _ = load_model(folder / "model.safetensors")
-    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    start = time.monotonic()
-    ids = [item.utterance_id for item in corpus.recordings()]
-    with progress.task(f"{label}: embeddings", len(ids)) as update:
-        embeddings = compute_embeddings(
-            model, store, store.rows(ids).tolist(), device=recipe.train.device, on_progress=lambda n: update(n, "")
-        )
-    embeddings.save(folder / "embeddings.npz")
-    pool = embeddings.select([item.utterance_id for item in corpus.target_domain.recordings])
-    for backend, transformed in apply_backends(embeddings, pool).items():
-        scores = score_trials(transformed, corpus.trials, device=recipe.train.device)
-        save_scores(folder / f"scores_{backend}.txt", scores)
-    record["seconds"] += time.monotonic() - start
-    write_json(folder / "seed.json", record)
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
 def apply_backends(embeddings: EmbeddingSet, pool: EmbeddingSet) -> dict[str, EmbeddingSet]:
@@ -109,120 +80,160 @@ def score_trials(
     return Scores(trials.enrol_ids, trials.test_ids, values)
 
 
-def _train_seed(
-    recipe: Recipe,
-    corpus: Corpus,
-    store: FeatureStore,
-    seed: int,
-    folder: Path,
-    cache: Path,
-    progress: Progress,
-    label: str,
-) -> None:
-    """Leave `training.json` and, last, `model.safetensors` in the folder."""
-    torch.manual_seed(seed)
-    model, pretraining = _build_model(recipe, corpus, store, seed, cache, progress, label)
-    head = build_head(recipe.head, model.embedding_dim, len(model.description.speaker_ids))
-    objective = MultiTaskObjective(model, head, recipe.adapt)
-    size = {"batch_size": recipe.train.batch_size, "num_frames": recipe.train.crop_frames, "seed": seed}
-    source = SourceBatches(store, corpus.source, **size)
-    uses_target_domain = recipe.adapt.uses_target_domain
-    target_domain = TargetDomainBatches(store, corpus.target_domain, **size) if uses_target_domain else None
-    with progress.task(label, recipe.train.num_steps) as update:
-        outcome = train(
-            objective, source, target_domain, recipe.train, seed=seed, folder=folder,
-            on_step=lambda step, terms: update(step, show_terms(terms)),
-        )  # fmt: skip
-    seconds = outcome.seconds + pretraining.get("seconds", 0.0)
-    training = [{"step": logged.step, **logged.terms} for logged in outcome.history]
-    write_json(folder / "training.json", {"seconds": seconds, "training": training, "pretraining": pretraining})
-    save_model(folder / "model.safetensors", model, head)
-
-
 def show_terms(terms: Mapping[str, float]) -> str:
     """Named losses in one line."""
     return "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
 
 
-def _build_model(
-    recipe: Recipe,
-    corpus: Corpus,
-    store: FeatureStore,
-    seed: int,
-    cache: Path,
-    progress: Progress,
-    label: str,
-) -> tuple[SpeakerModel, dict[str, Any]]:
-    """A model with its feature statistics and, where the recipe says so, pretrained hidden layers.
+@dataclass(frozen=True)
+class _SeedRun:
+    """One training of a recipe, from pretraining to scores."""
 
-    Both come from the frames that are first trained on: of both domains with pretraining, which uses no
-    labels, and of the source domain without it.
-    """
-    description = ModelDescription(
-        recipe.features,
-        recipe.vad,
-        store.num_features,
-        recipe.backbone.name,
-        recipe.backbone.config,
-        tuple(sorted(set(corpus.source.speakers()))),
-        {
+    recipe: Recipe
+    corpus: Corpus
+    store: FeatureStore
+    seed: int
+    folder: Path
+    cache: Path
+    progress: Progress
+
+    @property
+    def label(self) -> str:
+        return f"{self.recipe.name} seed {self.seed}"
+
+    def run(self) -> None:
+        """Pretrain, train, embed and score; `seed.json`, written last, says that all of it is there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "model.safetensors").is_file():
+            self.train()
+        record = json.loads((self.folder / "training.json").read_text(encoding="utf-8"))
+        start = time.monotonic()
+        self.score()
+        record["seconds"] += time.monotonic() - start
+        write_json(self.folder / "seed.json", record)
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+
+    def train(self) -> None:
+        """Leave `training.json` and, last, `model.safetensors` in the folder."""
+        torch.manual_seed(self.seed)
+        model, pretraining = self.build_model()
+        head = build_head(self.recipe.head, model.embedding_dim, len(model.description.speaker_ids))
+        alignment, config = self.recipe.adapt, self.recipe.train
+        objective = MultiTaskObjective(model, head, alignment)
+        size = {"batch_size": config.batch_size, "num_frames": config.crop_frames, "seed": self.seed}
+        source = SourceBatches(self.store, self.corpus.source, **size)
+        pool = self.corpus.target_domain
+        target_domain = TargetDomainBatches(self.store, pool, **size) if alignment.uses_target_domain else None
+        with self.progress.task(self.label, config.num_steps) as update:
+            outcome = train(
+                objective, source, target_domain, config, seed=self.seed, folder=self.folder,
+                on_step=lambda step, terms: update(step, show_terms(terms)),
+            )  # fmt: skip
+        seconds = outcome.seconds + pretraining.get("seconds", 0.0)
+        training = [{"step": logged.step, **logged.terms} for logged in outcome.history]
+        record = {"seconds": seconds, "training": training, "pretraining": pretraining}
+        write_json(self.folder / "training.json", record)
+        save_model(self.folder / "model.safetensors", model, head)
+
+    def score(self) -> None:
+        """Leave the embeddings and one score file a backend in the folder."""
+        model, _ = load_model(self.folder / "model.safetensors")
+        device = self.recipe.train.device
+        ids = [item.utterance_id for item in self.corpus.recordings()]
+        rows = self.store.rows(ids).tolist()
+        with self.progress.task(f"{self.label}: embeddings", len(ids)) as update:
+            embeddings = compute_embeddings(
+                model, self.store, rows, device=device, on_progress=lambda done: update(done, "")
+            )
+        embeddings.save(self.folder / "embeddings.npz")
+        pool = embeddings.select([item.utterance_id for item in self.corpus.target_domain.recordings])
+        for backend, transformed in apply_backends(embeddings, pool).items():
+            scores = score_trials(transformed, self.corpus.trials, device=device)
+            save_scores(self.folder / f"scores_{backend}.txt", scores)
+
+    def build_model(self) -> tuple[SpeakerModel, dict[str, Any]]:
+        """A model with its feature statistics and, where the recipe says so, pretrained hidden layers.
+
+        Both come from the frames that are first trained on: of both domains with pretraining, which uses no
+        labels, and of the source domain without it.
+        """
+        recipe = self.recipe
+        model = SpeakerModel(self.describe_model())
+        pretrains = recipe.pretrain.strategy != "none"
+        pool = self.corpus.target_domain.recordings if pretrains else ()
+        rows = self.store.rows([item.utterance_id for item in (*self.corpus.source, *pool)])
+        mean, std = frame_statistics(self.store, rows)
+        model.feature_mean.copy_(mean)
+        model.feature_std.copy_(std)
+        if not pretrains or not isinstance(model.backbone, FrameDnn):
+            return model, {}
+        layers, record = self.pretrain(rows, mean, std)
+        model.backbone.load_hidden_layers(layers)
+        if recipe.pretrain.strategy == "frozen":
+            model.backbone.freeze_hidden_layers()
+        return model, record
+
+    def describe_model(self) -> ModelDescription:
+        """What the model file will say of the model."""
+        recipe, source = self.recipe, self.recipe.corpus.source
+        history = {
             "recipe": recipe.name,
-            "seed": seed,
+            "seed": self.seed,
             "head": asdict(recipe.head),
-            "source": {
-                "manifest": str(recipe.path(recipe.corpus.source.manifest).resolve()),
-                "where": recipe.corpus.source.where,
-            },
-        },
-    )
-    model = SpeakerModel(description)
-    pretrains = recipe.pretrain.strategy != "none"
-    pool = corpus.target_domain.recordings if pretrains else ()
-    rows = store.rows([item.utterance_id for item in (*corpus.source, *pool)])
-    mean, std = frame_statistics(store, rows)
-    model.feature_mean.copy_(mean)
-    model.feature_std.copy_(std)
-    if not pretrains or not isinstance(model.backbone, FrameDnn):
-        return model, {}
-    shape = recipe.backbone.dnn
-    frames = SplicedFrames(
-        store, rows, left_context=shape.left_context, right_context=shape.right_context, mean=mean, std=std
-    )
-    method = recipe.pretrain.method
-    key = fingerprint(asdict(recipe.pretrain.config), asdict(shape), store.name, rows.tolist(), seed)
-    path = cache / f"pretrain-{method}-{key}.safetensors"
-    layers, record = _pretrain(recipe, frames, seed, path, progress, label)
-    model.backbone.load_hidden_layers(layers)
-    if recipe.pretrain.strategy == "frozen":
-        model.backbone.freeze_hidden_layers()
-    return model, record
+            "source": {"manifest": str(recipe.path(source.manifest).resolve()), "where": source.where},
+        }
+        return ModelDescription(
+            recipe.features,
+            recipe.vad,
+            self.store.num_features,
+            recipe.backbone.name,
+            recipe.backbone.config,
+            tuple(sorted(set(self.corpus.source.speakers()))),
+            history,
+        )
 
+    def pretrain(
+        self, rows: torch.Tensor, mean: torch.Tensor, std: torch.Tensor
+    ) -> tuple[list[nn.Linear], dict[str, Any]]:
+        """Pretrained hidden layers and how they came about, from the cache if another run has made them."""
+        method, config, shape = self.recipe.pretrain.method, self.recipe.pretrain.config, self.recipe.backbone.dnn
+        key = fingerprint(asdict(config), asdict(shape), self.store.name, rows.tolist(), self.seed)
+        path = self.cache / f"pretrain-{method}-{key}.safetensors"
+        if path.is_file():
+            return _load_layers(path)
+        frames = SplicedFrames(
+            self.store,
+            rows,
+            left_context=shape.left_context,
+            right_context=shape.right_context,
+            mean=mean,
+            std=std,
+        )
+        trainer = PRETRAINERS[method](shape.hidden_dims, shape.activation, config)
+        start, epochs = time.monotonic(), itertools.count(1)
+        with self.progress.task(f"{self.label}: {method}", trainer.num_epochs) as update:
 
-def _pretrain(
-    recipe: Recipe, frames: SplicedFrames, seed: int, path: Path, progress: Progress, label: str
-) -> tuple[list[nn.Linear], dict[str, Any]]:
-    """Pretrained hidden layers and how they came about, from the cache if another run has made them."""
-    if path.is_file():
+            def on_epoch(epoch: PretrainProgress) -> None:
+                update(next(epochs), show_terms(epoch.losses))
+
+            trainer.fit(frames, seed=self.seed, on_epoch=on_epoch)
+        history = [asdict(epoch) for epoch in trainer.history]
+        _save_layers(
+            path,
+            trainer.hidden_layers(),
+            {"method": method, "seconds": time.monotonic() - start, "history": history},
+        )
         return _load_layers(path)
-    method, shape = recipe.pretrain.method, recipe.backbone.dnn
-    trainer = PRETRAINERS[method](shape.hidden_dims, shape.activation, recipe.pretrain.config)
-    start = time.monotonic()
-    with progress.task(f"{label}: {method}", trainer.num_epochs) as update:
 
-        def on_epoch(epoch: PretrainProgress) -> None:
-            update(len(trainer.history), show_terms(epoch.losses))
 
-        trainer.fit(frames, seed=seed, on_epoch=on_epoch)
-    history = [asdict(epoch) for epoch in trainer.history]
-    record = {"method": method, "seconds": time.monotonic() - start, "history": history}
+def _save_layers(path: Path, layers: Sequence[nn.Linear], record: dict[str, Any]) -> None:
     tensors = {
         f"{number}.{name}": value.contiguous()
-        for number, layer in enumerate(trainer.hidden_layers())
+        for number, layer in enumerate(layers)
         for name, value in layer.state_dict().items()
     }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"record": json.dumps(record)})
-    return _load_layers(path)
 
 
 def _load_layers(path: Path) -> tuple[list[nn.Linear], dict[str, Any]]:

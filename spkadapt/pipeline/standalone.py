@@ -18,17 +18,9 @@ from spkadapt.embed import EmbeddingSet, compute_embeddings
 from spkadapt.errors import InputError, suggest
 from spkadapt.files import write_json
 from spkadapt.heads import HeadConfig, build_head
+from spkadapt.intervals import INTERVAL_DEFINITION, bootstrap_by_speaker, percentile_interval
 from spkadapt.manifest import Manifest, Recording, load_manifest
-from spkadapt.metrics import (
-    EER_DEFINITION,
-    INTERVAL_DEFINITION,
-    MIN_DCF_DEFINITION,
-    bootstrap_by_speaker,
-    compute_eer,
-    compute_min_dcf,
-    compute_rocch_eer,
-    percentile_interval,
-)
+from spkadapt.metrics import EER_DEFINITION, MIN_DCF_DEFINITION, compute_eer, compute_min_dcf, compute_rocch_eer
 from spkadapt.model import load_model, save_model
 from spkadapt.pipeline.corpus import prepare_features
 from spkadapt.pipeline.run import score_trials, show_terms

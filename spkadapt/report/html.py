@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from spkadapt.files import write_text
-from spkadapt.metrics import EER_DEFINITION, INTERVAL_DEFINITION, MIN_DCF_DEFINITION
+from spkadapt.intervals import INTERVAL_DEFINITION
+from spkadapt.metrics import EER_DEFINITION, MIN_DCF_DEFINITION
 from spkadapt.report import plots
 from spkadapt.report.results import Row, Run, TrialTruth
 from spkadapt.report.wording import format_change, format_eer, group_rows, judge_change, name_trials

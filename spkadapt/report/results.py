@@ -10,16 +10,8 @@ from typing import Any
 import numpy as np
 
 from spkadapt.files import write_json
-from spkadapt.metrics import (
-    EER_DEFINITION,
-    INTERVAL_DEFINITION,
-    MIN_DCF_DEFINITION,
-    Replicates,
-    bootstrap_by_speaker,
-    compute_eer,
-    compute_min_dcf,
-    percentile_interval,
-)
+from spkadapt.intervals import INTERVAL_DEFINITION, Replicates, bootstrap_by_speaker, percentile_interval
+from spkadapt.metrics import EER_DEFINITION, MIN_DCF_DEFINITION, compute_eer, compute_min_dcf
 
 BACKENDS = ("plain", "centred")
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from spkadapt.metrics import EER_DEFINITION, INTERVAL_DEFINITION, MIN_DCF_DEFINITION
+from spkadapt.intervals import INTERVAL_DEFINITION
+from spkadapt.metrics import EER_DEFINITION, MIN_DCF_DEFINITION
 from spkadapt.report.html import write_report
 from spkadapt.report.plots import draw_det
 from spkadapt.report.results import Measure, Row, Run, TrialTruth, compare_runs

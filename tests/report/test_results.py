@@ -8,14 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spkadapt.metrics import (
-    EER_DEFINITION,
-    INTERVAL_DEFINITION,
-    MIN_DCF_DEFINITION,
-    bootstrap_by_speaker,
-    compute_eer,
-    compute_min_dcf,
-)
+from spkadapt.intervals import INTERVAL_DEFINITION, bootstrap_by_speaker
+from spkadapt.metrics import EER_DEFINITION, MIN_DCF_DEFINITION, compute_eer, compute_min_dcf
 from spkadapt.report.results import (
     Measure,
     Row,
