@@ -1,0 +1,91 @@
+"""A run that is killed goes on and ends with the same numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from spkadapt.errors import InputError
+from spkadapt.pipeline import report_runs, run_recipe
+from spkadapt.progress import Progress
+from spkadapt.recipe import load_recipe
+
+# Enough steps that the process is still training when the marker of a moment has been seen.
+STEPS = "train.num_steps=150"
+MOMENTS = ("cache/features-*/audio.json", "tiny/seed-0/checkpoint.pt", "tiny/seed-0/model.safetensors")
+
+
+def start_and_kill(recipe: Path, out: Path, marker: str) -> int:
+    """Run in a process of its own and kill it as soon as a file matches; its exit status."""
+    command = "import sys; from spkadapt.cli import main; main()"
+    arguments = ["run", str(recipe), "--out", str(out), "--set", STEPS]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(os.environ.get("OMP_NUM_THREADS", "1"))}
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, *arguments], stdout=subprocess.DEVNULL, env=environment
+    )
+    while process.poll() is None:
+        if any(out.glob(marker)):
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    return process.wait()
+
+
+def rows_without_time(folder: Path) -> list[dict[str, object]]:
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_killed_again_and_again_it_ends_with_the_same_numbers(write_recipe, tmp_path) -> None:
+    recipe = write_recipe(adapt={"method": "mmd"})
+    statuses = [start_and_kill(recipe, tmp_path / "killed", moment) for moment in MOMENTS]
+    assert statuses[:2] == [-signal.SIGKILL, -signal.SIGKILL]
+    for out in ("killed", "unbroken"):
+        run_recipe(load_recipe(recipe, [STEPS]), tmp_path / out, Progress())
+        report_runs([tmp_path / out / "tiny"], None, Progress())
+    killed, unbroken = (tmp_path / out / "tiny" for out in ("killed", "unbroken"))
+    for name in ("model.safetensors", "scores_plain.txt", "scores_centred.txt", "embeddings.npz"):
+        assert (killed / "seed-0" / name).read_bytes() == (unbroken / "seed-0" / name).read_bytes(), name
+    assert rows_without_time(killed) == rows_without_time(unbroken)
+
+
+def test_a_half_written_file_is_never_taken_for_a_whole_one(make_recipe, tmp_path) -> None:
+    """What an interrupted write leaves behind are temporary names, and nothing reads those."""
+    recipe = make_recipe()
+    seed = tmp_path / "tiny" / "seed-0"
+    seed.mkdir(parents=True)
+    for name in ("model.safetensors", "checkpoint.pt", "training.json", "scores_plain.txt"):
+        stem, suffix = name.rsplit(".", 1)
+        (seed / f".{stem}-x1y2z3.{suffix}").write_bytes(b"half of a fi")
+    run = run_recipe(recipe, tmp_path, Progress())
+    clean = run_recipe(recipe, tmp_path / "clean", Progress())
+    name = "seed-0/model.safetensors"
+    assert (run.path / name).read_bytes() == (clean.path / name).read_bytes()
+
+
+def test_a_finished_run_is_not_run_again(make_recipe, tmp_path) -> None:
+    recipe = make_recipe()
+    run = run_recipe(recipe, tmp_path, Progress())
+    before = {path: path.stat().st_mtime_ns for path in run.seed(0).iterdir()}
+    run_recipe(recipe, tmp_path, Progress())
+    assert before == {path: path.stat().st_mtime_ns for path in run.seed(0).iterdir()}
+
+
+def test_a_folder_of_another_recipe_is_left_alone(make_recipe, tmp_path) -> None:
+    run_recipe(make_recipe(), tmp_path, Progress())
+    with pytest.raises(InputError, match=r"other settings \(train.num_steps is 6 there and 7 now\)"):
+        run_recipe(make_recipe("train.num_steps=7"), tmp_path, Progress())
+
+
+def test_a_run_that_has_not_ended_cannot_be_reported(make_recipe, tmp_path) -> None:
+    run = run_recipe(make_recipe(), tmp_path, Progress())
+    (run.seed(0) / "seed.json").unlink()
+    with pytest.raises(InputError, match=r"the run has not ended: seeds \[0\] are missing"):
+        report_runs([run.path], None, Progress())
