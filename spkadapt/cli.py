@@ -14,6 +14,7 @@ from spkadapt import __version__
 from spkadapt.adapt import AlignmentConfig
 from spkadapt.errors import InputError
 from spkadapt.pipeline import (
+    DEFAULT_CACHE,
     adapt_model,
     check_recipe,
     embed_manifest,
@@ -37,6 +38,7 @@ app = typer.Typer(
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the recipe.")]
 Out = Annotated[Path, typer.Option(help="Where runs are kept.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
+Cache = Annotated[Path, typer.Option(help="Where features are kept.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad recordings out and list them.")]
 
 
@@ -95,16 +97,18 @@ def adapt(
     seed: int = 0,
     device: Device = "cpu",
     skip_bad: SkipBad = False,
+    cache: Cache = DEFAULT_CACHE,
 ) -> None:
     """Pull a trained model towards a recording domain of which only recordings are known.
 
-    Example: spkadapt adapt runs/phone/source_only/seed-0/model.safetensors --unlabelled calls.csv --out adapted.safetensors
+    Example: spkadapt adapt model.safetensors --unlabelled calls.csv --weight 50 --out adapted.safetensors
     """
     alignment = AlignmentConfig(method=method, weight=weight, schedule=schedule)
     training = TrainConfig(num_steps=num_steps, batch_size=batch_size, learning_rate=learning_rate, device=device)
     adapt_model(
         model, unlabelled, out, _progress(),
         source=source, alignment=alignment, training=training, seed=seed, skip_bad=skip_bad,
+        cache=cache,
     )  # fmt: skip
 
 
@@ -115,12 +119,13 @@ def embed(
     out: Annotated[Path, typer.Option(help="The npz file to write.")],
     device: Device = "cpu",
     skip_bad: SkipBad = False,
+    cache: Cache = DEFAULT_CACHE,
 ) -> None:
     """Embed every utterance of a manifest.
 
     Example: spkadapt embed adapted.safetensors data/eval --out eval.npz
     """
-    embed_manifest(model, manifest, out, _progress(), device=device, skip_bad=skip_bad)
+    embed_manifest(model, manifest, out, _progress(), device=device, skip_bad=skip_bad, cache=cache)
 
 
 @app.command()

@@ -35,6 +35,14 @@ class InputError(ValueError):
         return cls(f"{summary}\n{listed}")
 
 
+class DivergenceError(InputError):
+    """Training left the finite numbers; names where, and the likely remedy.
+
+    An `InputError`, because what makes a sound method diverge is the settings it was given: the user can mend
+    it. A class of its own, so that a search over settings can catch this and nothing else.
+    """
+
+
 def suggest(name: str, choices: Iterable[str]) -> str:
     """A clause naming the valid choice nearest to `name`, or listing the choices when none is near.
 

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from spkadapt.adapt import MultiTaskObjective
 from spkadapt.batches import SourceBatches, TargetDomainBatches, step_generator
-from spkadapt.errors import InputError, suggest
+from spkadapt.errors import DivergenceError, InputError, suggest
 from spkadapt.files import atomic_path
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -68,10 +68,6 @@ class TrainConfig:
             )
         if self.precision == "float16" and self.device == "cpu":
             raise InputError('float16 needs a GPU; on a CPU use "float32" or "bfloat16"')
-
-
-class DivergenceError(RuntimeError):
-    """A loss stopped being a number."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ def test_every_command_line_in_the_documents_parses(document: str, line: str) ->
 def test_every_make_target_in_the_documents_exists() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     named = {
-        target for document in DOCUMENTS for target in re.findall(r"^make (\w+)", document.read_text(), re.MULTILINE)
+        target
+        for document in DOCUMENTS
+        for target in re.findall(r"^make (\w+)", document.read_text(), re.MULTILINE)
     }
     assert {"demo", "test"} <= named <= targets
 

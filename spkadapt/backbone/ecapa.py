@@ -9,7 +9,6 @@ from torch import nn
 
 from spkadapt.errors import InputError
 
-
 # The widest convolution mirrors 4 frames beyond each end, so there must be 5 to mirror them from.
 MIN_FRAMES = 5
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from spkadapt.pipeline.reporting import check_recipe, report_runs, run_recipes
 from spkadapt.pipeline.run import run_recipe
-from spkadapt.pipeline.standalone import adapt_model, embed_manifest, evaluate_file, prepare_corpus, score_file
+from spkadapt.pipeline.standalone import (
+    DEFAULT_CACHE,
+    adapt_model,
+    embed_manifest,
+    evaluate_file,
+    prepare_corpus,
+    score_file,
+)
 
 __all__ = [
+    "DEFAULT_CACHE",
     "adapt_model",
     "check_recipe",
     "embed_manifest",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,20 +15,22 @@ from spkadapt.backend.normalise import MeanSubtraction
 from spkadapt.batches import SourceBatches, TargetDomainBatches
 from spkadapt.corpora import CORPORA
 from spkadapt.embed import EmbeddingSet, compute_embeddings
-from spkadapt.errors import InputError, suggest
-from spkadapt.files import write_json
+from spkadapt.errors import InputError, shorten, suggest
+from spkadapt.files import sha256, write_json
 from spkadapt.heads import HeadConfig, build_head
 from spkadapt.intervals import INTERVAL_DEFINITION, bootstrap_by_speaker, percentile_interval
-from spkadapt.manifest import Manifest, Recording, load_manifest
+from spkadapt.manifest import Manifest, UnlabelledPool, load_manifest
 from spkadapt.metrics import EER_DEFINITION, MIN_DCF_DEFINITION, compute_eer, compute_min_dcf, compute_rocch_eer
-from spkadapt.model import load_model, save_model
-from spkadapt.pipeline.corpus import prepare_features
+from spkadapt.model import ModelDescription, load_model, save_model
+from spkadapt.pipeline.corpus import fingerprint, prepare_features
 from spkadapt.pipeline.run import score_trials, show_terms
 from spkadapt.progress import Progress
 from spkadapt.run_folder import trial_truth
 from spkadapt.score import align_scores, load_scores, save_scores
 from spkadapt.train import TrainConfig, train
 from spkadapt.trials import load_trials
+
+DEFAULT_CACHE = Path("runs/cache")
 
 
 def prepare_corpus(name: str, root: Path, out: Path | None, progress: Progress) -> Path:
@@ -45,6 +47,7 @@ def prepare_corpus(name: str, root: Path, out: Path | None, progress: Progress) 
     """
     if name not in CORPORA:
         raise InputError(f'there is no corpus "{name}"; {suggest(name, CORPORA)}')
+    progress.say(f"{name}: {'making' if name == 'synthetic' else 'reading'} {root} …")
     manifest, trials = CORPORA[name](root)
     out = out or root
     manifest.save_csv(out / "manifest.csv")
@@ -69,11 +72,13 @@ def adapt_model(
     training: TrainConfig,
     seed: int = 0,
     skip_bad: bool = False,
+    cache: Path = DEFAULT_CACHE,
 ) -> None:
     """Go on training a model, now pulled towards a target domain of which only recordings are known.
 
     The speaker loss is computed on the labelled source corpus that the model was trained on, the alignment
-    loss between it and the unlabelled recordings; speaker columns of the latter are not read.
+    loss between it and the unlabelled recordings; speaker columns of the latter are not read. When killed, the
+    same call goes on from a checkpoint in a hidden folder beside `out`.
 
     Args:
         model_path: a model that `run` or `adapt` wrote, with its speaker classifier.
@@ -85,73 +90,88 @@ def adapt_model(
         training: how to train.
         seed: of all draws.
         skip_bad: leave bad recordings out, and say which, instead of stopping.
+        cache: where features are kept.
 
     Raises:
-        InputError: the model has no speaker classifier, the source corpus is gone or has other speakers, or what
-            the stages raise.
+        InputError: an alignment that does nothing; a model without a speaker classifier; a source corpus that is
+            gone, lacks speakers of the model or shares utterance ids with the unlabelled recordings; or what the
+            stages raise.
     """
+    if not alignment.uses_target_domain:
+        raise InputError(f"method {alignment.method} with weight {alignment.weight:g} leaves the model as it is")
     model, head_state = load_model(model_path)
     description = model.description
     if not head_state:
         raise InputError("this model has no speaker classifier to go on training with", path=model_path)
-    labelled = _source_manifest(source, description.history, model_path)
-    if tuple(sorted(set(labelled.speakers()))) != description.speaker_ids:
-        raise InputError(
-            f"the source manifest has other speakers than the {len(description.speaker_ids)} that the model "
-            "was trained on",
-            path=source,
-        )
+    labelled = _source_manifest(source, model_path, description)
     pool = load_manifest(unlabelled).unlabelled()
+    _check_apart(labelled, pool, unlabelled)
+    store, skipped = prepare_features(
+        [*labelled, *pool.recordings], description.features, description.vad, cache, progress,
+        skip_bad=skip_bad, device=training.device,
+    )  # fmt: skip
+    _say_skipped(skipped, progress)
+    labelled = Manifest(tuple(item for item in labelled if item.utterance_id not in skipped))
+    pool = UnlabelledPool(tuple(item for item in pool.recordings if item.utterance_id not in skipped))
+    _check_speakers(labelled, description, source)
     head = build_head(HeadConfig(**description.history["head"]), model.embedding_dim, len(description.speaker_ids))
     head.load_state_dict(head_state)
     torch.manual_seed(seed)
     objective = MultiTaskObjective(model, head, alignment)
-    with tempfile.TemporaryDirectory(prefix="spkadapt-") as scratch:
-        recordings: list[Recording] = [*labelled, *pool.recordings]
-        store, skipped = prepare_features(
-            recordings,
-            description.features,
-            description.vad,
-            Path(scratch),
-            progress,
-            skip_bad=skip_bad,
-            device=training.device,
+    size = {"batch_size": training.batch_size, "num_frames": training.crop_frames, "seed": seed}
+    key = fingerprint(sha256(model_path), store.name, asdict(alignment), asdict(training), seed)
+    checkpoints = out.parent / f".{out.stem}-{key}"
+    with progress.task(f"adapting with {alignment.method}", training.num_steps) as update:
+        train(
+            objective,
+            SourceBatches(store, labelled, **size),
+            TargetDomainBatches(store, pool, **size),
+            training,
+            seed=seed,
+            folder=checkpoints,
+            on_step=lambda step, terms: update(step, show_terms(terms)),
         )
-        _say_skipped(skipped, progress)
-        labelled = Manifest(tuple(item for item in labelled if item.utterance_id not in skipped))
-        pool = replace(
-            pool, recordings=tuple(item for item in pool.recordings if item.utterance_id not in skipped)
-        )
-        size = {"batch_size": training.batch_size, "num_frames": training.crop_frames, "seed": seed}
-        with progress.task(f"adapting with {alignment.method}", training.num_steps) as update:
-            train(
-                objective,
-                SourceBatches(store, labelled, **size),
-                TargetDomainBatches(store, pool, **size),
-                training,
-                seed=seed,
-                folder=Path(scratch),
-                on_step=lambda step, terms: update(step, show_terms(terms)),
-            )
     adapted = {"from": str(model_path.resolve()), "alignment": asdict(alignment), "train": asdict(training)}
     history = {**description.history, "adapted": [*description.history.get("adapted", []), adapted]}
     model.description = replace(description, history=history)
     save_model(out, model, head)
+    shutil.rmtree(checkpoints)
     progress.say(f"adapted model → {out}")
 
 
-def _source_manifest(source: Path | None, history: Mapping[str, Any], model_path: Path) -> Manifest:
+def _source_manifest(source: Path | None, model_path: Path, description: ModelDescription) -> Manifest:
+    """The labelled corpus to go on with: of the speakers that the model's classifier knows."""
+    known = set(description.speaker_ids)
     if source is not None:
-        return load_manifest(source)
-    remembered = history.get("source")
-    if remembered is None:
-        raise InputError("this model does not remember its source corpus; name it with --source", path=model_path)
-    if not Path(remembered["manifest"]).exists():
+        manifest = load_manifest(source)
+    else:
+        remembered = description.history.get("source", {"manifest": "of which it says nothing", "where": {}})
+        if not Path(remembered["manifest"]).exists():
+            raise InputError(
+                f"the source corpus it was trained on, {remembered['manifest']}, is not there; "
+                "name it with --source",
+                path=model_path,
+            )
+        manifest = load_manifest(remembered["manifest"]).where(remembered["where"])
+    return Manifest(tuple(item for item in manifest if item.speaker_id in known))
+
+
+def _check_apart(labelled: Manifest, pool: UnlabelledPool, path: Path) -> None:
+    shared = {item.utterance_id for item in labelled} & {item.utterance_id for item in pool.recordings}
+    if shared:
         raise InputError(
-            f"the source corpus it was trained on, {remembered['manifest']}, is gone; name it with --source",
-            path=model_path,
+            f"{len(shared)} utterance ids are those of source recordings too: {shorten(sorted(shared))}", path=path
         )
-    return load_manifest(remembered["manifest"]).where(remembered["where"])
+
+
+def _check_speakers(labelled: Manifest, description: ModelDescription, path: Path | None) -> None:
+    missing = sorted(set(description.speaker_ids) - set(labelled.speakers()))
+    if missing:
+        raise InputError(
+            f"the source corpus lacks {len(missing)} of the {len(description.speaker_ids)} speakers that the "
+            f"model was trained on: {shorten(missing)}",
+            path=path,
+        )
 
 
 def _say_skipped(skipped: Mapping[str, str], progress: Progress) -> None:
@@ -160,30 +180,41 @@ def _say_skipped(skipped: Mapping[str, str], progress: Progress) -> None:
 
 
 def embed_manifest(
-    model_path: Path, manifest: Path, out: Path, progress: Progress, *, device: str = "cpu", skip_bad: bool = False
+    model_path: Path,
+    manifest: Path,
+    out: Path,
+    progress: Progress,
+    *,
+    device: str = "cpu",
+    skip_bad: bool = False,
+    cache: Path = DEFAULT_CACHE,
 ) -> None:
     """Embed every utterance of a manifest into an npz file.
+
+    Args:
+        model_path: a model that `run` or `adapt` wrote.
+        manifest: the recordings.
+        out: the npz file.
+        progress: where to show how far it has come.
+        device: where to compute.
+        skip_bad: leave bad recordings out, and say which, instead of stopping.
+        cache: where features are kept.
 
     Raises:
         InputError: a bad model or manifest; all bad recordings at once, unless `skip_bad`.
     """
     model, _ = load_model(model_path)
-    recordings = load_manifest(manifest).utterances
     description = model.description
-    with tempfile.TemporaryDirectory(prefix="spkadapt-") as scratch:
-        store, skipped = prepare_features(
-            recordings,
-            description.features,
-            description.vad,
-            Path(scratch),
-            progress,
-            skip_bad=skip_bad,
-            device=device,
+    store, skipped = prepare_features(
+        load_manifest(manifest).utterances, description.features, description.vad, cache, progress,
+        skip_bad=skip_bad, device=device,
+    )  # fmt: skip
+    _say_skipped(skipped, progress)
+    rows = range(len(store.utterance_ids))
+    with progress.task("embeddings", len(rows)) as update:
+        embeddings = compute_embeddings(
+            model, store, rows, device=device, on_progress=lambda done: update(done, "")
         )
-        _say_skipped(skipped, progress)
-        rows = range(len(store.utterance_ids))
-        with progress.task("embeddings", len(rows)) as update:
-            embeddings = compute_embeddings(model, store, rows, device=device, on_progress=lambda n: update(n, ""))
     embeddings.save(out)
     progress.say(f"{len(rows)} embeddings of {model.embedding_dim} dimensions → {out}")
 

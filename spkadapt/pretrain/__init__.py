@@ -13,7 +13,6 @@ from collections.abc import Callable
 from spkadapt.pretrain.autoencoder import DaeConfig, DenoisingAutoencoder, StackedAutoencoder
 from spkadapt.pretrain.dbn import Dbn, DbnConfig
 from spkadapt.pretrain.interface import (
-    DivergenceError,
     FrameSource,
     PretrainConfig,
     Pretrainer,
@@ -33,7 +32,6 @@ __all__ = [
     "Dbn",
     "DbnConfig",
     "DenoisingAutoencoder",
-    "DivergenceError",
     "FrameSource",
     "PretrainConfig",
     "PretrainProgress",

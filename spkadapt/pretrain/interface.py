@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from spkadapt.errors import InputError, suggest
+from spkadapt.errors import DivergenceError, InputError, suggest
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -25,15 +25,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, 
 
 # Losses are per dimension, and predicting nothing of standardised frames costs about 1.
 DIVERGED_ABOVE = 1e6
-
-
-class DivergenceError(InputError):
-    """Training left the finite numbers; names the layer, the epoch, the step and the likely remedy.
-
-    An `InputError`, because what makes a sound method diverge is the configuration it was given (or frames
-    that were not standardised): the user can mend it, and the command line says so without a traceback. A
-    class of its own, so that a search over configurations can catch this and nothing else.
-    """
 
 
 @runtime_checkable

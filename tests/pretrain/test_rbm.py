@@ -12,8 +12,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from spkadapt.errors import InputError
-from spkadapt.pretrain.interface import DivergenceError
+from spkadapt.errors import DivergenceError, InputError
 from spkadapt.pretrain.likelihood import exact_log_likelihood, exact_log_partition
 from spkadapt.pretrain.rbm import CdGradients, Rbm, RbmConfig
 
