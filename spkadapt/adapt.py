@@ -118,4 +118,5 @@ def _on_sphere(embeddings: torch.Tensor) -> torch.Tensor:
     What is aligned must be what is scored, and cosine scoring sees directions only. Left to its own length, a
     network under an angular softmax could make most alignment losses small by shrinking every embedding.
     """
-    return nn.functional.normalize(embeddings.float()) * embeddings.shape[1] ** 0.5
+    precise = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    return nn.functional.normalize(precise) * embeddings.shape[1] ** 0.5

@@ -94,7 +94,7 @@ class MetricsSection(Section):
 class Recipe(Section):
     """One run."""
 
-    name: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)*$")
+    name: str = Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")
     description: str = ""
     corpus: CorpusSection
     features: FeatureConfig = FeatureConfig()

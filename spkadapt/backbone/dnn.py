@@ -91,4 +91,4 @@ class FrameDnn(nn.Module):
         for layer in self.hidden:
             frames = activation(layer(frames))
         kept = torch.div(lengths + step - 1, step, rounding_mode="floor")
-        return self.embedding(self.pooled_norm(statistics_pooling(frames.float(), kept)))
+        return self.embedding(self.pooled_norm(statistics_pooling(frames, kept)))

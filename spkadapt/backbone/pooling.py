@@ -12,9 +12,10 @@ def statistics_pooling(frames: torch.Tensor, lengths: torch.Tensor, variance_flo
 
     Shape: `(batch, frames, dim)` and `(batch,)` to `(batch, 2 * dim)`.
 
-    The variance is floored before the root, so that the gradient stays finite for constant frames and for
-    utterances of a single frame.
+    Half precision is pooled in float32: a sum over hundreds of frames needs the digits. The variance is floored
+    before the root, so that the gradient stays finite for constant frames and for utterances of one frame.
     """
+    frames = frames.to(torch.promote_types(frames.dtype, torch.float32))
     mask = ~is_padding(lengths, frames.shape[1])[:, :, None]
     count = lengths.to(frames.dtype)[:, None]
     mean = (frames * mask).sum(dim=1) / count

@@ -61,4 +61,4 @@ class Tdnn(nn.Module):
         frames = features.transpose(1, 2) * mask
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             frames = norm(torch.relu(convolution(frames))) * mask
-        return self.embedding(statistics_pooling(frames.transpose(1, 2).float(), lengths))
+        return self.embedding(statistics_pooling(frames.transpose(1, 2), lengths))

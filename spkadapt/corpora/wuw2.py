@@ -19,18 +19,22 @@ def prepare(root: Path) -> tuple[Manifest, Trials | None]:
         root: a folder with `manifest.csv` (splits `adapt` and `eval`) and `trials_eval.txt`.
 
     Raises:
-        InputError: a file is missing, the `adapt` split has speaker labels, or a trial names an utterance
-            outside the `eval` split.
+        InputError: a file or a split is missing, the `adapt` split has speaker labels, or a trial names an
+            utterance outside the `eval` split.
     """
-    manifest = load_manifest(root / "manifest.csv")
-    labelled = [item.utterance_id for item in manifest.where({"split": "adapt"}) if item.speaker_id is not None]
+    path = root / "manifest.csv"
+    manifest = load_manifest(path)
+    try:
+        adapt, evaluation = manifest.where({"split": "adapt"}), manifest.where({"split": "eval"})
+    except InputError as error:
+        raise InputError(str(error), path=path) from None
+    labelled = [item.utterance_id for item in adapt if item.speaker_id is not None]
     if labelled:
         raise InputError(
             f"{len(labelled)} utterances of the adapt split have a speaker_id, the first is {labelled[0]}; "
             "the pool that adaptation sees must have none",
-            path=root / "manifest.csv",
+            path=path,
         )
     trials = load_trials(root / "trials_eval.txt")
-    evaluated = [item.utterance_id for item in manifest.where({"split": "eval"})]
-    trials.check_ids(evaluated, path=root / "trials_eval.txt")
+    trials.check_ids([item.utterance_id for item in evaluation], path=root / "trials_eval.txt")
     return manifest, trials

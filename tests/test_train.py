@@ -1,0 +1,141 @@
+"""The training loop: it learns, it resumes bit for bit, it stops when a loss is no number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from spkadapt.adapt import AlignmentConfig, MultiTaskObjective
+from spkadapt.backbone import DnnConfig
+from spkadapt.batches import SourceBatches, TargetDomainBatches
+from spkadapt.errors import DivergenceError, InputError
+from spkadapt.feature_store import FeatureStore
+from spkadapt.features import FeatureConfig
+from spkadapt.heads import AamHead
+from spkadapt.manifest import Manifest, Recording, UnlabelledPool, Utterance
+from spkadapt.model import ModelDescription, SpeakerModel
+from spkadapt.train import TrainConfig, train
+
+NUM_SPEAKERS, NUM_EACH, FRAMES = 4, 3, 30
+CONFIG = TrainConfig(
+    num_steps=12, batch_size=4, crop_frames=10, log_every=5, checkpoint_every=4, learning_rate=0.01
+)
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[FeatureStore, Manifest, UnlabelledPool]:
+    """Speakers that differ in the mean of their features, and a shifted, unlabelled pool."""
+    draw = torch.Generator().manual_seed(0)
+    means = 2 * torch.randn(NUM_SPEAKERS, 1, 6, generator=draw)
+    speakers = torch.arange(NUM_SPEAKERS).repeat_interleave(NUM_EACH)
+    source = means[speakers] + torch.randn(len(speakers), FRAMES, 6, generator=draw)
+    pool = 1 + torch.randn(6, FRAMES, 6, generator=draw)
+    frames = torch.cat([source, pool]).flatten(0, 1)
+    ids = [f"s{number}" for number in range(len(source))] + [f"t{number}" for number in range(len(pool))]
+    store = FeatureStore("toy", tuple(ids), torch.arange(len(ids) + 1) * FRAMES, frames)
+    labelled = [
+        Utterance(name, Path(name), speaker_id=str(int(speaker)))
+        for name, speaker in zip(ids, speakers, strict=False)
+    ]
+    return (
+        store,
+        Manifest(tuple(labelled)),
+        UnlabelledPool(tuple(Recording(name, Path(name)) for name in ids[12:])),
+    )
+
+
+def run(data, folder: Path, config: TrainConfig = CONFIG, method: str = "mmd", on_step=None):
+    store, labelled, pool = data
+    torch.manual_seed(0)
+    shape = DnnConfig(hidden_dims=(8,), left_context=1, right_context=1, embedding_dim=5, frame_subsampling=1)
+    model = SpeakerModel(ModelDescription(FeatureConfig(), None, 6, "dnn", shape))
+    objective = MultiTaskObjective(model, AamHead(5, NUM_SPEAKERS), AlignmentConfig(method))
+    size = {"batch_size": config.batch_size, "num_frames": config.crop_frames, "seed": 7}
+    source, target_domain = SourceBatches(store, labelled, **size), TargetDomainBatches(store, pool, **size)
+    outcome = train(objective, source, target_domain, config, seed=7, folder=folder, on_step=on_step)
+    return objective, outcome
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("killed_after", [4, 6, 11])
+def test_a_resumed_run_equals_an_unbroken_one(data, tmp_path, killed_after) -> None:
+    def kill(step: int, terms: dict[str, float]) -> None:
+        if step == killed_after:
+            raise Killed
+
+    unbroken, expected = run(data, tmp_path / "unbroken")
+    with pytest.raises(Killed):
+        run(data, tmp_path / "broken", on_step=kill)
+    resumed, outcome = run(data, tmp_path / "broken")
+    assert outcome.history == expected.history
+    for name, value in unbroken.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_resuming_really_goes_on(data, tmp_path) -> None:
+    steps: list[int] = []
+    run(data, tmp_path)
+    run(data, tmp_path, on_step=lambda step, terms: steps.append(step))
+    assert steps == []  # the last checkpoint is of the last step
+
+
+def test_it_learns(data, tmp_path) -> None:
+    config = TrainConfig(num_steps=150, batch_size=4, crop_frames=10, learning_rate=0.02, log_every=10)
+    history = run(data, tmp_path, config, "none")[1].history
+    assert history[-1].terms["speaker"] < 0.2 * history[0].terms["speaker"]
+
+
+def test_every_term_is_logged_by_name(data, tmp_path) -> None:
+    seen: list[int] = []
+    outcome = run(data, tmp_path, on_step=lambda step, terms: seen.append(step))[1]
+    assert [logged.step for logged in outcome.history] == [5, 10, 12]
+    for logged in outcome.history:
+        assert set(logged.terms) == {"speaker", "mmd", "total", "weight"}
+        terms = logged.terms
+        assert terms["total"] == pytest.approx(terms["speaker"] + terms["weight"] * terms["mmd"], rel=1e-5)
+    assert seen == list(range(1, 13))
+    assert outcome.seconds > 0
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_bfloat16_trains_too(data, tmp_path) -> None:
+    config = TrainConfig(**{**vars(CONFIG), "precision": "bfloat16"})
+    plain, mixed = run(data, tmp_path / "a")[1], run(data, tmp_path / "b", config)[1]
+    first, second = plain.history[0].terms["speaker"], mixed.history[0].terms["speaker"]
+    assert first != second
+    assert second == pytest.approx(first, rel=0.05)  # eight bits of mantissa, five steps
+
+
+def test_divergence_names_the_step_and_the_remedy(data, tmp_path) -> None:
+    config = TrainConfig(**{**vars(CONFIG), "learning_rate": 1e30, "max_gradient_norm": 1e30})
+    with pytest.raises(DivergenceError, match=r"training diverged at step \d+: .*; lower train.learning_rate"):
+        run(data, tmp_path, config)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(data, tmp_path) -> None:
+    run(data, tmp_path)
+    with pytest.raises(InputError, match="made with other train settings"):
+        run(data, tmp_path, TrainConfig(**{**vars(CONFIG), "num_steps": 20}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "half"}, 'unknown precision "half"'),
+        ({"precision": "float16"}, "float16 needs a GPU"),
+        ({"num_steps": 0}, "num_steps is 0; expected at least 1"),
+        ({"log_every": 0}, "log_every is 0"),
+        ({"batch_size": 1}, "batch normalisation needs at least 2"),
+        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
+        ({"warmup": 1.0}, "warmup between 0 and 1"),
+    ],
+)
+def test_bad_settings(settings, message) -> None:
+    with pytest.raises(InputError) as refused:
+        TrainConfig(**settings)
+    assert message in str(refused.value)
