@@ -51,7 +51,7 @@ def refusal(path: Path) -> str:
     return str(caught.value).removeprefix(f"{folder}/")
 
 
-# CSV -----------------------------------------------------------------------------------------------------------
+# CSV ----------------------------------------------------------------------------------------------------------
 
 
 @PROPERTY
@@ -119,7 +119,7 @@ def test_no_manifest_and_no_text(tmp_path: Path) -> None:
     assert refusal(path).startswith("m.csv: expected a text file in UTF-8, found: ")
 
 
-# Kaldi data directories ----------------------------------------------------------------------------------------
+# Kaldi data directories ---------------------------------------------------------------------------------------
 
 
 @PROPERTY
@@ -205,7 +205,7 @@ def test_kaldi_cannot_hold_a_speaker_of_two_words(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-# Selecting and stripping -----------------------------------------------------------------------------------------
+# Selecting and stripping --------------------------------------------------------------------------------------
 
 
 MANIFEST = Manifest(

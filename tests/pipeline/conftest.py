@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def tiny_recipe_values(root: Path) -> dict[str, Any]:
+def _recipe_values(root: Path) -> dict[str, Any]:
     """A recipe over such a corpus, as YAML would give it."""
     return {
         "name": "tiny",
@@ -69,12 +70,18 @@ def tiny_recipe_values(root: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="session")
+def tiny_recipe_values() -> Callable[[Path], dict[str, Any]]:
+    """What makes a recipe of a corpus' folder."""
+    return _recipe_values
+
+
 @pytest.fixture
 def write_recipe(tmp_path: Path, tiny_corpus: Path):
     """Write a recipe over the tiny corpus (or another root) to a file."""
 
     def write(root: Path | None = None, file: str = "recipe.yaml", **sections: Any) -> Path:
-        values = tiny_recipe_values(root or tiny_corpus)
+        values = _recipe_values(root or tiny_corpus)
         for name, section in sections.items():
             if isinstance(section, dict):
                 values[name] = {**values.get(name, {}), **section}

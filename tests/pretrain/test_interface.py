@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spkadapt.errors import InputError
+from spkadapt.errors import DivergenceError, InputError
 from spkadapt.pretrain import (
     PRETRAINER_CONFIGS,
     PRETRAINERS,
-    DivergenceError,
     FrameSource,
     PretrainConfig,
     Pretrainer,
