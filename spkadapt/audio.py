@@ -30,21 +30,24 @@ class AudioInfo:
 
     Args:
         sample_rate: in Hz.
-        num_samples: of its one channel.
+        num_samples: of its one channel, or of the stretch asked for.
     """
 
     sample_rate: int
     num_samples: int
 
 
-def inspect_audio(path: str | Path) -> AudioInfo:
-    """Read the header of `path`, without decoding its samples.
+def inspect_audio(path: str | Path, *, start: float = 0.0, duration: float | None = None) -> AudioInfo:
+    """Read the header of `path`, or of `duration` seconds of it from `start`, without decoding its samples.
 
     Raises:
-        InputError: the file is missing, empty, not audio, or has more than one channel.
+        InputError: the file is missing, empty, not audio, or has more than one channel; or the stretch asked for
+            lies outside it.
     """
-    with _open_mono(Path(path)) as file:
-        return AudioInfo(file.samplerate, file.frames)
+    path = Path(path)
+    with _open_mono(path) as file:
+        first, last = _sample_range(file, path, start, duration)
+        return AudioInfo(file.samplerate, last - first)
 
 
 def load_audio(

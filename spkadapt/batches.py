@@ -117,6 +117,7 @@ class SplicedFrames:
         rows: the utterances to draw from.
         left_context, right_context: frames spliced on; an utterance's edge frames are repeated beyond its ends.
         mean, std: `(num_features,)`, subtracted from and divided into every frame.
+        device: where the spliced frames are wanted.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class SplicedFrames:
         right_context: int,
         mean: torch.Tensor,
         std: torch.Tensor,
+        device: str = "cpu",
     ) -> None:
         lengths = store.lengths[rows]
         ends = lengths.cumsum(0)
@@ -135,7 +137,7 @@ class SplicedFrames:
         self._last = (store.offsets[rows + 1] - 1).repeat_interleave(lengths)
         self._position = self._first + torch.arange(int(ends[-1])) - (ends - lengths).repeat_interleave(lengths)
         self._context = torch.arange(-left_context, right_context + 1)
-        self._frames, self._mean, self._std = store.frames, mean, std
+        self._frames, self._mean, self._std, self._device = store.frames, mean, std, device
         self.dim = store.num_features * len(self._context)
 
     def __len__(self) -> int:
@@ -145,7 +147,7 @@ class SplicedFrames:
         """The spliced frames `(batch, dim)` at the given places among all frames of `rows`."""
         first, last = self._first[indices, None], self._last[indices, None]
         places = torch.clamp(self._position[indices, None] + self._context, first, last)
-        return ((self._frames[places] - self._mean) / self._std).flatten(start_dim=1)
+        return ((self._frames[places] - self._mean) / self._std).flatten(start_dim=1).to(self._device)
 
 
 def frame_statistics(store: FeatureStore, rows: Sequence[int] | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

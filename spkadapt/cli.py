@@ -187,9 +187,12 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 def main() -> None:
-    """Run the command line; bad input is one message on standard error and exit code 2."""
+    """Run the command line; bad input is one message on standard error and exit code 2.
+
+    So is a file or folder that the system will not let us read or write.
+    """
     try:
         app()
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"spkadapt: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)

@@ -7,7 +7,8 @@ which the data flows. A recipe may extend one other and then holds only its diff
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,6 +148,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     values = _read_extended(path)
     for override in overrides:
         _apply_override(values, override)
+    not_finite = [InputError(f"{name}: found {value}; expected a number") for name, value in _not_finite(values)]
+    if not_finite:
+        raise InputError.together(not_finite, summary=f"{path}: {_count(len(not_finite))}")
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -159,6 +163,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         hint = "; is corpus.root right? It is set with --set corpus.root=FOLDER"
         raise InputError.together(missing, summary=f"{path}: {_count(len(missing))}{hint}")
     return recipe
+
+
+def _not_finite(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Every NaN and infinity, by its dotted path."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path, value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from _not_finite(inner, f"{path}.{key}" if path else str(key))
 
 
 def _count(number: int) -> str:

@@ -9,6 +9,7 @@
       evaluation.csv           the utterances of the trials, with their speakers, for scoring only
       trials.txt               the trials that were scored
       skipped.json             recordings left out because their audio was bad
+      skipped_trials.txt       trials left out with them; absent where there are none
       inputs.json              checksums of the above and the name of the features, to notice if they change
       seed-N/
         checkpoint.pt          only while training
@@ -50,14 +51,18 @@ class RunFolder:
         return self.path / f"seed-{seed}"
 
     def claim(self, recipe: dict[str, Any]) -> None:
-        """Make the folder this recipe's, or find that it already is.
+        """Make the folder this recipe's, or find that it already is. Raises as `check_free` does."""
+        self.check_free(recipe)
+        write_json(self.path / "recipe.json", recipe)
+
+    def check_free(self, recipe: dict[str, Any]) -> None:
+        """Find, without changing anything, that the folder holds no run yet, or one of this recipe.
 
         Raises:
             InputError: it holds a run of another recipe.
         """
         path = self.path / "recipe.json"
         if not path.is_file():
-            write_json(path, recipe)
             return
         found = json.loads(path.read_text(encoding="utf-8"))
         # Written and read back once, so that tuples compare as the lists that JSON has.
@@ -76,6 +81,7 @@ class RunFolder:
         evaluation: Manifest,
         trials: Trials,
         skipped: dict[str, str],
+        skipped_trials: Trials,
         features: str,
     ) -> None:
         """Keep what the run starts from; if it already ran for a while, find that it is still the same.
@@ -83,6 +89,7 @@ class RunFolder:
         Args:
             source, target_domain, evaluation, trials: the parts of the corpus.
             skipped: why each recording that is left out is left out.
+            skipped_trials: the trials that name one of these.
             features: the name of the feature store, which changes with the audio behind it.
 
         Raises:
@@ -96,6 +103,8 @@ class RunFolder:
             evaluation.save_csv(scratch / "evaluation.csv")
             trials.save(scratch / "trials.txt")
             write_json(scratch / "skipped.json", skipped)
+            if len(skipped_trials):
+                skipped_trials.save(scratch / "skipped_trials.txt")
             inputs = {"features": features, **{path.name: sha256(path) for path in sorted(scratch.iterdir())}}
             if (self.path / "inputs.json").is_file():
                 self._check_inputs(inputs)
@@ -132,6 +141,11 @@ class RunFolder:
     def load_skipped(self) -> dict[str, str]:
         """Why each recording that was left out was left out."""
         return json.loads((self.path / "skipped.json").read_text(encoding="utf-8"))
+
+    def load_skipped_trials(self) -> Trials:
+        """The trials that were left out because one of their recordings was."""
+        path = self.path / "skipped_trials.txt"
+        return load_trials(path) if path.is_file() else Trials((), ())
 
     def load_inputs(self) -> dict[str, str]:
         """Checksums of what the run started from."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -58,16 +59,30 @@ class TrainConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("learning_rate", "max_gradient_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; expected a number > 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay is {self.weight_decay}; expected a number ≥ 0")
         if self.batch_size < 2:
             raise InputError("batch_size is 1; batch normalisation needs at least 2")
-        if self.learning_rate <= 0 or not 0 < self.warmup < 1:
-            raise InputError("learning_rate must be > 0 and warmup between 0 and 1")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise InputError(
-                f'device is "{self.device}", and this machine has no GPU that PyTorch sees; use "cpu"'
-            )
-        if self.precision == "float16" and self.device == "cpu":
+        if not 0 < self.warmup < 1:
+            raise InputError(f"warmup is {self.warmup}; expected a fraction between 0 and 1")
+        check_device(self.device)
+        if self.precision == "float16" and torch.device(self.device).type == "cpu":
             raise InputError('float16 needs a GPU; on a CPU use "float32" or "bfloat16"')
+
+
+def check_device(device: str) -> None:
+    """Raise `InputError` unless this machine has the device: `cpu`, or a GPU that PyTorch sees."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise InputError(f'there is no device "{device}"; expected cpu, cuda, cuda:1, …')
+    if device == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise InputError(f'device is "{device}", and this machine has no GPU that PyTorch sees; use "cpu"')
+    if int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise InputError(f'device is "{device}", and this machine has {torch.cuda.device_count()} GPUs')
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,7 @@ def train(
         InputError: the checkpoint is another run's.
     """
     objective.to(config.device).train()
-    state = _TrainingState(objective, config)
+    state = _TrainingState(objective, config, seed)
     state.resume(folder / "checkpoint.pt")
     with SummaryWriter(str(folder / "tensorboard"), purge_step=state.step) as writer:
         while state.step < config.num_steps:
@@ -140,9 +155,10 @@ def train(
 class _TrainingState:
     """Everything that a step changes, which is what a checkpoint holds."""
 
-    def __init__(self, objective: MultiTaskObjective, config: TrainConfig) -> None:
+    def __init__(self, objective: MultiTaskObjective, config: TrainConfig, seed: int) -> None:
         self.objective = objective
         self.config = config
+        self._settings = {"train": asdict(config), "adapt": asdict(objective.config), "seed": seed}
         self.step = 0
         self.seconds = 0.0
         self.history: list[LoggedStep] = []
@@ -151,8 +167,13 @@ class _TrainingState:
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay
         )
+        # OneCycleLR divides by zero where the warm-up is exactly its first step; a shade less, and it has none.
+        one_step = config.warmup * config.num_steps == 1
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimizer, config.learning_rate, total_steps=config.num_steps, pct_start=config.warmup
+            self._optimizer,
+            config.learning_rate,
+            total_steps=config.num_steps,
+            pct_start=config.warmup * (1 - 1e-6) if one_step else config.warmup,
         )
         self._scaler = torch.amp.GradScaler(enabled=config.precision == "float16")
 
@@ -168,8 +189,9 @@ class _TrainingState:
         values = {name: value.item() for name, value in terms.items()}
         if not all(map(math.isfinite, values.values())):
             raise DivergenceError(
-                f"training diverged at step {self.step + 1}: {values}; lower train.learning_rate "
-                f"({self.config.learning_rate:g}) or adapt.weight (λ was {weight:g})"
+                f"training diverged at step {self.step + 1}: "
+                f"{', '.join(f'{name} is {value:g}' for name, value in values.items())}; lower "
+                f"train.learning_rate ({self.config.learning_rate:g}) or adapt.weight (λ was {weight:g})"
             )
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(terms["total"]).backward()
@@ -192,7 +214,7 @@ class _TrainingState:
     def save(self, path: Path) -> None:
         """Write the checkpoint, atomically."""
         state = {
-            "config": asdict(self.config),
+            "settings": self._settings,
             "step": self.step,
             "seconds": self.seconds,
             "history": [asdict(logged) for logged in self.history],
@@ -210,9 +232,9 @@ class _TrainingState:
         if not path.is_file():
             return
         state = torch.load(path, map_location=self.config.device, weights_only=True)
-        if state["config"] != asdict(self.config):
+        if state.get("settings") != self._settings:
             raise InputError(
-                "this checkpoint was made with other train settings; remove it to start anew", path=path
+                "this checkpoint was made with other settings or another seed; remove it to start anew", path=path
             )
         self.step = state["step"]
         self.seconds = state["seconds"]

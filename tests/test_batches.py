@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spkadapt.batches import (
+    SOURCE_STREAM,
+    TARGET_DOMAIN_STREAM,
     SourceBatches,
     SplicedFrames,
     TargetDomainBatches,
@@ -25,6 +27,7 @@ from spkadapt.feature_store import FeatureStore
 from spkadapt.frames import splice_frames
 from spkadapt.manifest import Manifest, Utterance
 from spkadapt.pretrain import FrameSource
+from spkadapt.train import MODEL_STREAM
 
 PROPERTY = settings(max_examples=60, deadline=None)
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=6)
@@ -90,6 +93,7 @@ def test_steps_seeds_and_streams_all_differ() -> None:
         for step in range(50)
     }
     assert len(draws) == 10 * 3 * 50
+    assert len({SOURCE_STREAM, TARGET_DOMAIN_STREAM, MODEL_STREAM}) == 3
     for batches in (
         [source_batches(seed).batch(step)[0] for seed in (0, 1) for step in (0, 1)],
         [target_domain_batches(seed).batch(step) for seed in (0, 1) for step in (0, 1)],

@@ -27,6 +27,9 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
+    with open(path) as reader:  # who has begun to read the old file goes on with the old one
+        write_text(path, "newer")
+        assert reader.read() == "new"
     assert list(path.parent.iterdir()) == [path]
 
 

@@ -77,6 +77,14 @@ def test_audio_inside_the_folder_moves_with_it_and_other_audio_stays(
     ]
 
 
+def test_a_link_inside_the_folder_is_inside_it(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/audio").symlink_to(tmp_path / "disk")
+    Manifest((Utterance("u1", tmp_path / "corpus/audio/a.wav"),)).save_csv(tmp_path / "corpus/m.csv")
+    assert "u1,audio/a.wav," in (tmp_path / "corpus/m.csv").read_text()
+
+
 def test_csv_as_a_spreadsheet_writes_it(tmp_path: Path) -> None:
     """A byte-order mark, Windows line ends, blanks around cells, blank lines, and columns we do not know."""
     text = 'age, utterance_id ,path,start\r\n7,u1, a.wav ,1.5\r\n\r\n8,u2,"/b, c.wav",\r\n'

@@ -34,13 +34,14 @@ EVALUATION = Manifest(
 )
 TRIALS = Trials(("e1", "e1", "e2"), ("e2", "e3", "e3"), np.array([True, False, False]))
 SKIPPED = {"bad": "bad.wav: no such file"}
+SKIPPED_TRIALS = Trials(("bad",), ("e1",), np.array([False]))
 
 
 def make_run(path: Path) -> RunFolder:
     """A run of two seeds that has ended."""
     run = RunFolder(path)
     run.claim(RECIPE)
-    run.save_inputs(SOURCE, POOL, EVALUATION, TRIALS, SKIPPED, "features-1")
+    run.save_inputs(SOURCE, POOL, EVALUATION, TRIALS, SKIPPED, SKIPPED_TRIALS, "features-1")
     for seed in (0, 1):
         for backend, shift in (("plain", 0.0), ("centred", 0.25)):
             # In another order than the trials, with one more.
@@ -92,6 +93,14 @@ def test_a_folder_of_another_recipe(tmp_path: Path, recipe: dict[str, Any], diff
     assert RunFolder(tmp_path).load_recipe()["adapt"]["weight"] == 0.5
 
 
+def test_looking_changes_nothing(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "mmd").check_free(RECIPE)
+    assert not list(tmp_path.iterdir())
+    RunFolder(tmp_path).claim(RECIPE)
+    RunFolder(tmp_path).check_free(RECIPE)
+    assert "seeds is [0, 1] there" in refusal(RunFolder(tmp_path).check_free, {**RECIPE, "seeds": [2]})
+
+
 def test_no_run(tmp_path: Path) -> None:
     message = refusal(RunFolder(tmp_path).load_recipe)
     assert message == f"{tmp_path}: this folder holds no run: it has no recipe.json"
@@ -105,13 +114,21 @@ def test_the_parts_come_back(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     assert run.load_parts() == [SOURCE, POOL.as_manifest(), EVALUATION]
     assert run.load_skipped() == SKIPPED
-    trials = run.load_trials()
-    assert (trials.enrol_ids, trials.test_ids) == (TRIALS.enrol_ids, TRIALS.test_ids)
-    assert trials.is_target is not None
-    assert trials.is_target.tolist() == [True, False, False]
-    names = ("source.csv", "target_domain.csv", "evaluation.csv", "trials.txt", "skipped.json")
+    for loaded, saved in ((run.load_trials(), TRIALS), (run.load_skipped_trials(), SKIPPED_TRIALS)):
+        assert (loaded.enrol_ids, loaded.test_ids) == (saved.enrol_ids, saved.test_ids)
+        np.testing.assert_array_equal(loaded.is_target, saved.is_target)
+    tables = ("source.csv", "target_domain.csv", "evaluation.csv")
+    names = (*tables, "trials.txt", "skipped.json", "skipped_trials.txt")
     assert run.load_inputs() == {"features": "features-1", **{name: sha256(tmp_path / name) for name in names}}
     assert not list(tmp_path.glob(".*"))
+
+
+def test_nothing_was_left_out(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.save_inputs(SOURCE, POOL, EVALUATION, TRIALS, {}, Trials((), ()), "features-1")
+    assert run.load_skipped() == {}
+    assert len(run.load_skipped_trials()) == 0
+    assert "skipped_trials.txt" not in run.load_inputs()
 
 
 def test_the_pool_is_kept_without_its_labels(tmp_path: Path) -> None:
@@ -122,8 +139,9 @@ def test_the_pool_is_kept_without_its_labels(tmp_path: Path) -> None:
 def test_a_corpus_that_changed(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    run.save_inputs(SOURCE, POOL, EVALUATION, TRIALS, SKIPPED, "features-1")
-    message = refusal(run.save_inputs, EVALUATION, POOL, EVALUATION, TRIALS.select([0, 1]), SKIPPED, "features-2")
+    run.save_inputs(SOURCE, POOL, EVALUATION, TRIALS, SKIPPED, SKIPPED_TRIALS, "features-1")
+    fewer = TRIALS.select([0, 1])
+    message = refusal(run.save_inputs, EVALUATION, POOL, EVALUATION, fewer, SKIPPED, SKIPPED_TRIALS, "features-2")
     assert message == (
         f"{tmp_path}: the corpus has changed since this run began (features, source.csv, trials.txt); "
         "remove the folder, or run under another name with --set name=…"

@@ -16,7 +16,7 @@ from spkadapt.features import FeatureConfig
 from spkadapt.heads import AamHead
 from spkadapt.manifest import Manifest, Recording, UnlabelledPool, Utterance
 from spkadapt.model import ModelDescription, SpeakerModel
-from spkadapt.train import TrainConfig, train
+from spkadapt.train import TrainConfig, check_device, train
 
 NUM_SPEAKERS, NUM_EACH, FRAMES = 4, 3, 30
 CONFIG = TrainConfig(
@@ -46,15 +46,15 @@ def data() -> tuple[FeatureStore, Manifest, UnlabelledPool]:
     )
 
 
-def run(data, folder: Path, config: TrainConfig = CONFIG, method: str = "mmd", on_step=None):
+def run(data, folder: Path, config: TrainConfig = CONFIG, method: str = "mmd", on_step=None, seed=7, weight=1.0):
     store, labelled, pool = data
     torch.manual_seed(0)
     shape = DnnConfig(hidden_dims=(8,), left_context=1, right_context=1, embedding_dim=5, frame_subsampling=1)
     model = SpeakerModel(ModelDescription(FeatureConfig(), None, 6, "dnn", shape))
-    objective = MultiTaskObjective(model, AamHead(5, NUM_SPEAKERS), AlignmentConfig(method))
-    size = {"batch_size": config.batch_size, "num_frames": config.crop_frames, "seed": 7}
+    objective = MultiTaskObjective(model, AamHead(5, NUM_SPEAKERS), AlignmentConfig(method, weight))
+    size = {"batch_size": config.batch_size, "num_frames": config.crop_frames, "seed": seed}
     source, target_domain = SourceBatches(store, labelled, **size), TargetDomainBatches(store, pool, **size)
-    outcome = train(objective, source, target_domain, config, seed=7, folder=folder, on_step=on_step)
+    outcome = train(objective, source, target_domain, config, seed=seed, folder=folder, on_step=on_step)
     return objective, outcome
 
 
@@ -113,14 +113,40 @@ def test_bfloat16_trains_too(data, tmp_path) -> None:
 
 def test_divergence_names_the_step_and_the_remedy(data, tmp_path) -> None:
     config = TrainConfig(**{**vars(CONFIG), "learning_rate": 1e30, "max_gradient_norm": 1e30})
-    with pytest.raises(DivergenceError, match=r"training diverged at step \d+: .*; lower train.learning_rate"):
+    told = r"training diverged at step \d+: speaker is nan, .*total is nan; lower train.learning_rate \(1e\+30\)"
+    with pytest.raises(DivergenceError, match=told):
         run(data, tmp_path, config)
 
 
-def test_a_checkpoint_of_other_settings_is_refused(data, tmp_path) -> None:
+@pytest.mark.parametrize(
+    "change", [{"config": TrainConfig(**{**vars(CONFIG), "num_steps": 20})}, {"seed": 8}, {"weight": 2.0}]
+)
+def test_a_checkpoint_of_other_settings_is_refused(data, tmp_path, change) -> None:
     run(data, tmp_path)
-    with pytest.raises(InputError, match="made with other train settings"):
-        run(data, tmp_path, TrainConfig(**{**vars(CONFIG), "num_steps": 20}))
+    with pytest.raises(
+        InputError, match=r"checkpoint.pt: this checkpoint was made with other settings or another"
+    ):
+        run(data, tmp_path, **change)
+
+
+@pytest.mark.parametrize(("num_steps", "warmup"), [(1, 0.2), (5, 0.2), (4, 0.25), (2, 0.5), (10, 0.1), (3, 0.01)])
+def test_any_number_of_steps_can_be_warmed_up_for(data, tmp_path, num_steps, warmup) -> None:
+    """PyTorch's one-cycle schedule alone divides by zero where the warm-up is one step."""
+    config = TrainConfig(**{**vars(CONFIG), "num_steps": num_steps, "warmup": warmup})
+    assert run(data, tmp_path, config)[1].history[-1].step == num_steps
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cpu:1", "cuda:", "cuda:x", "meta"])
+def test_unknown_devices(device) -> None:
+    with pytest.raises(InputError) as refused:
+        check_device(device)
+    assert f'there is no device "{device}"; expected cpu, cuda, cuda:1' in str(refused.value)
+
+
+def test_a_gpu_that_is_not_there() -> None:
+    num_gpus = torch.cuda.device_count()
+    with pytest.raises(InputError, match=rf"and this machine has (no GPU that PyTorch sees|{num_gpus} GPUs)"):
+        check_device(f"cuda:{num_gpus}")
 
 
 @pytest.mark.parametrize(
@@ -131,8 +157,11 @@ def test_a_checkpoint_of_other_settings_is_refused(data, tmp_path) -> None:
         ({"num_steps": 0}, "num_steps is 0; expected at least 1"),
         ({"log_every": 0}, "log_every is 0"),
         ({"batch_size": 1}, "batch normalisation needs at least 2"),
-        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
-        ({"warmup": 1.0}, "warmup between 0 and 1"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; expected a number > 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"max_gradient_norm": 0.0}, "max_gradient_norm is 0.0"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0; expected a number ≥ 0"),
+        ({"warmup": 1.0}, "warmup is 1.0; expected a fraction between 0 and 1"),
     ],
 )
 def test_bad_settings(settings, message) -> None:

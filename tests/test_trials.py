@@ -116,10 +116,10 @@ def test_ids_once_each_and_in_order() -> None:
 
 
 def test_select() -> None:
-    chosen = TRIALS.select([2, 0])
-    assert (chosen.enrol_ids, chosen.test_ids) == (("c", "a"), ("utt1", "b"))
+    chosen = TRIALS.select([1, 0])
+    assert (chosen.enrol_ids, chosen.test_ids) == (("b", "a"), ("zzz", "b"))
     assert chosen.is_target is not None
-    assert chosen.is_target.tolist() == [True, True]
+    assert chosen.is_target.tolist() == [False, True]
     assert Trials(("a",), ("b",)).select([0]).is_target is None
     nothing = TRIALS.select([])
     assert nothing.is_target is not None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,22 +37,20 @@ class Corpus:
         items: Iterable[Recording] = (*self.source, *self.target_domain.recordings, *self.evaluation)
         return list({item.utterance_id: item for item in items}.values())
 
-    def without(self, utterance_ids: set[str]) -> Corpus:
+    def trials_with(self, utterance_ids: Container[str]) -> list[int]:
+        """The places of the trials that name one of the recordings."""
+        pairs = zip(self.trials.enrol_ids, self.trials.test_ids, strict=True)
+        return [place for place, pair in enumerate(pairs) if any(name in utterance_ids for name in pair)]
+
+    def without(self, utterance_ids: Container[str]) -> Corpus:
         """The corpus less some recordings and the trials that name them."""
-        if not utterance_ids:
-            return self
-        kept = [
-            number
-            for number, pair in enumerate(zip(self.trials.enrol_ids, self.trials.test_ids, strict=True))
-            if utterance_ids.isdisjoint(pair)
-        ]
+        dropped = set(self.trials_with(utterance_ids))
+        pool = self.target_domain.recordings
         return Corpus(
             Manifest(tuple(item for item in self.source if item.utterance_id not in utterance_ids)),
-            UnlabelledPool(
-                tuple(item for item in self.target_domain.recordings if item.utterance_id not in utterance_ids)
-            ),
+            UnlabelledPool(tuple(item for item in pool if item.utterance_id not in utterance_ids)),
             Manifest(tuple(item for item in self.evaluation if item.utterance_id not in utterance_ids)),
-            self.trials.select(kept),
+            self.trials.select([place for place in range(len(self.trials)) if place not in dropped]),
         )
 
 
@@ -60,8 +59,8 @@ def load_corpus(recipe: Recipe) -> Corpus:
 
     Raises:
         InputError: what the readers raise; a source utterance without a speaker; a trial that names an unknown
-            utterance or has no label; an utterance of the evaluation that is also in another part; a pool smaller
-            than a batch.
+            utterance or has no label; an utterance of the evaluation that is also in another part; too little of
+            some part.
     """
 
     def load(selection: Selection) -> Manifest:
@@ -81,29 +80,51 @@ def load_corpus(recipe: Recipe) -> Corpus:
     trial_truth(trials, evaluation)
     source.speakers()
     _check_apart(corpus)
-    if recipe.adapt.uses_target_domain and len(pool) < recipe.train.batch_size:
-        raise InputError(
-            f"corpus.target_domain has {len(pool)} utterances, fewer than a batch of "
-            f"train.batch_size={recipe.train.batch_size}; give more recordings or a smaller batch"
-        )
+    check_sizes(corpus, recipe)
     return corpus
 
 
 def _check_apart(corpus: Corpus) -> None:
-    """No utterance plays two parts: above all, nothing that scores a run may train it."""
-    parts = {
-        "corpus.source": {item.utterance_id for item in corpus.source},
-        "corpus.target_domain": {item.utterance_id for item in corpus.target_domain.recordings},
-        "corpus.evaluation": {item.utterance_id for item in corpus.evaluation},
+    """No utterance plays two parts, under one id or two: above all, nothing that scores a run may train it."""
+    parts: dict[str, Sequence[Recording]] = {
+        "corpus.source": corpus.source.utterances,
+        "corpus.target_domain": corpus.target_domain.recordings,
+        "corpus.evaluation": corpus.evaluation.utterances,
     }
-    names = list(parts)
-    for first, second in ((0, 1), (0, 2), (1, 2)):
-        shared = sorted(parts[names[first]] & parts[names[second]])
+    for (first, items), (second, others) in itertools.combinations(parts.items(), 2):
+        ids = {item.utterance_id for item in others}
+        audio = {_stretch(item) for item in others}
+        shared = [item for item in items if item.utterance_id in ids or _stretch(item) in audio]
         if shared:
             raise InputError(
-                f"{len(shared)} utterances are in both {names[first]} and {names[second]}, the first is "
-                f"{shared[0]}; select disjoint parts with `where`"
+                f"{len(shared)} utterances are in both {first} and {second}, the first is "
+                f"{shared[0].utterance_id} ({shared[0].path}); select disjoint parts with `where`"
             )
+
+
+def _stretch(recording: Recording) -> tuple[Path, float]:
+    """Which audio it is, whatever it is called."""
+    return recording.path.resolve(), recording.start or 0.0
+
+
+def check_sizes(corpus: Corpus, recipe: Recipe) -> None:
+    """Raise `InputError` unless there is enough of each part to train on and to measure."""
+    num_speakers, num_pooled = len(set(corpus.source.speakers())), len(corpus.target_domain)
+    if num_speakers < 2:
+        raise InputError(f"corpus.source has {num_speakers} speakers; training needs at least 2")
+    if num_pooled == 0:
+        raise InputError("corpus.target_domain has no utterances")
+    if recipe.adapt.uses_target_domain and num_pooled < recipe.train.batch_size:
+        raise InputError(
+            f"corpus.target_domain has {num_pooled} utterances, fewer than a batch of "
+            f"train.batch_size={recipe.train.batch_size}; give more recordings or a smaller batch"
+        )
+    num_targets = 0 if corpus.trials.is_target is None else int(corpus.trials.is_target.sum())
+    if not 0 < num_targets < len(corpus.trials):
+        raise InputError(
+            f"corpus.evaluation.trials has {num_targets} targets and {len(corpus.trials) - num_targets} "
+            "non-targets; measuring needs some of each"
+        )
 
 
 def prepare_features(
@@ -117,6 +138,8 @@ def prepare_features(
     device: str,
 ) -> tuple[FeatureStore, dict[str, str]]:
     """Check all audio, then compute the features of what is sound, or find them in the cache.
+
+    What is left out is said.
 
     Returns:
         The features, and why each recording that was left out was left out.
@@ -133,6 +156,8 @@ def prepare_features(
         errors = [InputError(message) for message in problems.values()]
         hint = "mend or remove them, or set corpus.on_bad_audio=skip"
         raise InputError.together(errors, summary=f"{len(errors)} of {len(recordings)} recordings are bad; {hint}")
+    for message in problems.values():
+        progress.say(f"skipped: {message}")
     sound = [item for item in recordings if item.utterance_id not in problems]
     with progress.task("features", len(sound)) as update:
         store = extract_features(sound, folder, features, vad, device=device, on_progress=lambda n: update(n, ""))
@@ -163,21 +188,17 @@ def _check_recordings(
                 raise InputError(bad_files[item.path])
             check_length(_num_samples(item, features.sample_rate), features)
         except InputError as error:
-            where = "" if item.path in bad_files else f"{item.path}: "
-            problems[item.utterance_id] = f"{where}{error}"
+            # Files and segments name themselves in their errors, lengths do not.
+            named = str(error).startswith(str(item.path))
+            problems[item.utterance_id] = str(error) if named else f"{item.path}: {error}"
     return problems
 
 
 def _num_samples(recording: Recording, sample_rate: int) -> int:
-    """Samples of a recording at the given rate, from the file's header; errs if the segment lies outside."""
-    info = inspect_audio(recording.path)
-    seconds = info.num_samples / info.sample_rate
-    start = recording.start or 0.0
-    if recording.start is not None and recording.duration is not None:
-        seconds = min(seconds, start + recording.duration)
-    if seconds <= start:
-        raise InputError(f"the segment starts at {start:g} s, and the file ends at {seconds:g} s")
-    return int((seconds - start) * sample_rate)
+    """Samples that the recording has once it is loaded at the given rate; errs if its segment lies outside."""
+    start, duration = (0.0, None) if recording.start is None else (recording.start, recording.duration)
+    info = inspect_audio(recording.path, start=start, duration=duration)
+    return -(-info.num_samples * sample_rate // info.sample_rate)
 
 
 def fingerprint(*values: Any) -> str:

@@ -44,7 +44,7 @@ def check_recipe(path: Path, overrides: Sequence[str], progress: Progress) -> No
 def run_recipes(paths: Sequence[Path], overrides: Sequence[str], out: Path, progress: Progress) -> list[Row]:
     """Run recipes, or go on with interrupted runs; then report each, and all of them side by side.
 
-    All recipes and their corpora are checked before the first one starts. The runs are compared with the
+    All recipes, their corpora and folders are checked before the first one starts. The runs are compared with the
     first; their common report is written to the folder above them.
 
     Raises:
@@ -56,6 +56,7 @@ def run_recipes(paths: Sequence[Path], overrides: Sequence[str], out: Path, prog
         raise InputError(f"two recipes have the same name: {', '.join(names)}; each needs a folder of its own")
     for recipe in recipes:
         load_corpus(recipe)
+        RunFolder(out / recipe.name).check_free(recipe.model_dump(mode="json"))
     folders = [run_recipe(recipe, out, progress).path for recipe in recipes]
     if len(folders) > 1:
         for folder in folders:
@@ -113,6 +114,7 @@ def _notes(runs: Sequence[RunFolder], recipe: dict[str, Any]) -> dict[str, Any]:
         "recipes": {found["name"]: found for found in (run.load_recipe() for run in runs)},
         "checksums": {found.path.name: found.load_inputs() for found in runs},
         "skipped_audio": {run.path.name: found for run, found in zip(runs, skipped, strict=True)},
+        "num_skipped_trials": {run.path.name: len(run.load_skipped_trials()) for run in runs},
     }
 
 

@@ -24,7 +24,7 @@ from spkadapt.feature_store import FeatureStore
 from spkadapt.files import atomic_path, write_json
 from spkadapt.heads import build_head
 from spkadapt.model import ModelDescription, SpeakerModel, load_model, save_model
-from spkadapt.pipeline.corpus import Corpus, fingerprint, load_corpus, prepare_features
+from spkadapt.pipeline.corpus import Corpus, check_sizes, fingerprint, load_corpus, prepare_features
 from spkadapt.pretrain import PRETRAINERS, PretrainProgress
 from spkadapt.progress import Progress
 from spkadapt.recipe import Recipe
@@ -46,15 +46,20 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress) -> RunFolder:
     Raises:
         InputError: bad input; all bad recordings are listed together before anything long starts.
     """
-    corpus = load_corpus(recipe)
-    folder = RunFolder(out / recipe.name)
-    folder.claim(recipe.model_dump(mode="json"))
+    whole = load_corpus(recipe)
+    folder, settings = RunFolder(out / recipe.name), recipe.model_dump(mode="json")
+    folder.check_free(settings)
     store, skipped = prepare_features(
-        corpus.recordings(), recipe.features, recipe.vad, out / "cache", progress,
+        whole.recordings(), recipe.features, recipe.vad, out / "cache", progress,
         skip_bad=recipe.corpus.on_bad_audio == "skip", device=recipe.train.device,
     )  # fmt: skip
-    corpus = corpus.without(set(skipped))
-    folder.save_inputs(corpus.source, corpus.target_domain, corpus.evaluation, corpus.trials, skipped, store.name)
+    corpus = whole.without(skipped)
+    check_sizes(corpus, recipe)
+    folder.claim(settings)
+    folder.save_inputs(
+        corpus.source, corpus.target_domain, corpus.evaluation, corpus.trials,
+        skipped, whole.trials.select(whole.trials_with(skipped)), store.name,
+    )  # fmt: skip
     for seed in recipe.seeds:
         if not folder.has_seed(seed):
             _SeedRun(recipe, corpus, store, seed, folder.seed(seed), out / "cache", progress).run()
@@ -110,8 +115,8 @@ class _SeedRun:
         start = time.monotonic()
         self.score()
         record["seconds"] += time.monotonic() - start
-        write_json(self.folder / "seed.json", record)
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        write_json(self.folder / "seed.json", record)
 
     def train(self) -> None:
         """Leave `training.json` and, last, `model.safetensors` in the folder."""
@@ -208,6 +213,7 @@ class _SeedRun:
             right_context=shape.right_context,
             mean=mean,
             std=std,
+            device=self.recipe.train.device,
         )
         trainer = PRETRAINERS[method](shape.hidden_dims, shape.activation, config)
         start, epochs = time.monotonic(), itertools.count(1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from spkadapt.adapt import AlignmentConfig, MultiTaskObjective
 from spkadapt.backend.normalise import MeanSubtraction
@@ -21,13 +22,13 @@ from spkadapt.heads import HeadConfig, build_head
 from spkadapt.intervals import INTERVAL_DEFINITION, bootstrap_by_speaker, percentile_interval
 from spkadapt.manifest import Manifest, UnlabelledPool, load_manifest
 from spkadapt.metrics import EER_DEFINITION, MIN_DCF_DEFINITION, compute_eer, compute_min_dcf, compute_rocch_eer
-from spkadapt.model import ModelDescription, load_model, save_model
+from spkadapt.model import ModelDescription, SpeakerModel, load_model, save_model
 from spkadapt.pipeline.corpus import fingerprint, prepare_features
 from spkadapt.pipeline.run import score_trials, show_terms
 from spkadapt.progress import Progress
 from spkadapt.run_folder import trial_truth
 from spkadapt.score import align_scores, load_scores, save_scores
-from spkadapt.train import TrainConfig, train
+from spkadapt.train import TrainConfig, check_device, train
 from spkadapt.trials import load_trials
 
 DEFAULT_CACHE = Path("runs/cache")
@@ -86,57 +87,70 @@ def adapt_model(
         out: the adapted model's file.
         progress: where to show how far it has come.
         source: the source domain's manifest; None takes the one that the model remembers.
-        alignment: which alignment loss, and its weight.
-        training: how to train.
+        alignment, training: which alignment loss and its weight, and how to train.
         seed: of all draws.
         skip_bad: leave bad recordings out, and say which, instead of stopping.
         cache: where features are kept.
 
     Raises:
         InputError: an alignment that does nothing; a model without a speaker classifier; a source corpus that is
-            gone, lacks speakers of the model or shares utterance ids with the unlabelled recordings; or what the
-            stages raise.
+            gone, lacks the model's speakers or shares ids with the unlabelled recordings; what the stages raise.
     """
-    if not alignment.uses_target_domain:
-        raise InputError(f"method {alignment.method} with weight {alignment.weight:g} leaves the model as it is")
-    model, head_state = load_model(model_path)
-    description = model.description
-    if not head_state:
-        raise InputError("this model has no speaker classifier to go on training with", path=model_path)
-    labelled = _source_manifest(source, model_path, description)
+    _check_settings(alignment, seed)
+    model, head = _load_with_head(model_path)
+    labelled = _source_manifest(source, model_path, model.description)
     pool = load_manifest(unlabelled).unlabelled()
     _check_apart(labelled, pool, unlabelled)
     store, skipped = prepare_features(
-        [*labelled, *pool.recordings], description.features, description.vad, cache, progress,
+        [*labelled, *pool.recordings], model.description.features, model.description.vad, cache, progress,
         skip_bad=skip_bad, device=training.device,
     )  # fmt: skip
-    _say_skipped(skipped, progress)
     labelled = Manifest(tuple(item for item in labelled if item.utterance_id not in skipped))
     pool = UnlabelledPool(tuple(item for item in pool.recordings if item.utterance_id not in skipped))
-    _check_speakers(labelled, description, source)
-    head = build_head(HeadConfig(**description.history["head"]), model.embedding_dim, len(description.speaker_ids))
-    head.load_state_dict(head_state)
+    _check_speakers(labelled, model.description, source)
     torch.manual_seed(seed)
     objective = MultiTaskObjective(model, head, alignment)
     size = {"batch_size": training.batch_size, "num_frames": training.crop_frames, "seed": seed}
-    key = fingerprint(sha256(model_path), store.name, asdict(alignment), asdict(training), seed)
-    checkpoints = out.parent / f".{out.stem}-{key}"
+    settings = {"alignment": asdict(alignment), "train": asdict(training), "seed": seed}
+    checkpoints = out.parent / f".{out.stem}-{fingerprint(sha256(model_path), store.name, settings)}"
     with progress.task(f"adapting with {alignment.method}", training.num_steps) as update:
         train(
-            objective,
-            SourceBatches(store, labelled, **size),
-            TargetDomainBatches(store, pool, **size),
-            training,
-            seed=seed,
-            folder=checkpoints,
-            on_step=lambda step, terms: update(step, show_terms(terms)),
-        )
-    adapted = {"from": str(model_path.resolve()), "alignment": asdict(alignment), "train": asdict(training)}
-    history = {**description.history, "adapted": [*description.history.get("adapted", []), adapted]}
-    model.description = replace(description, history=history)
+            objective, SourceBatches(store, labelled, **size), TargetDomainBatches(store, pool, **size), training,
+            seed=seed, folder=checkpoints, on_step=lambda step, terms: update(step, show_terms(terms)),
+        )  # fmt: skip
+    model.description = _remember(model.description, model_path, unlabelled, source, settings)
     save_model(out, model, head)
     shutil.rmtree(checkpoints)
     progress.say(f"adapted model → {out}")
+
+
+def _check_settings(alignment: AlignmentConfig, seed: int) -> None:
+    if seed < 0:
+        raise InputError(f"seed is {seed}; expected a number ≥ 0")
+    if not alignment.uses_target_domain:
+        raise InputError(f"method {alignment.method} with weight {alignment.weight:g} leaves the model as it is")
+
+
+def _load_with_head(path: Path) -> tuple[SpeakerModel, nn.Module]:
+    """A model and the speaker classifier it was trained with."""
+    model, state = load_model(path)
+    if not state:
+        raise InputError("this model has no speaker classifier to go on training with", path=path)
+    description = model.description
+    head = build_head(HeadConfig(**description.history["head"]), model.embedding_dim, len(description.speaker_ids))
+    head.load_state_dict(state)
+    return model, head
+
+
+def _remember(
+    description: ModelDescription, model: Path, unlabelled: Path, source: Path | None, settings: Mapping[str, Any]
+) -> ModelDescription:
+    """The description with one adaptation more, and the source corpus it was made with."""
+    adapted = {"from": str(model.resolve()), "unlabelled": str(unlabelled.resolve()), **settings}
+    history = {**description.history, "adapted": [*description.history.get("adapted", []), adapted]}
+    if source is not None:
+        history["source"] = {"manifest": str(source.resolve()), "where": {}}
+    return replace(description, history=history)
 
 
 def _source_manifest(source: Path | None, model_path: Path, description: ModelDescription) -> Manifest:
@@ -174,11 +188,6 @@ def _check_speakers(labelled: Manifest, description: ModelDescription, path: Pat
         )
 
 
-def _say_skipped(skipped: Mapping[str, str], progress: Progress) -> None:
-    for message in skipped.values():
-        progress.say(f"skipped: {message}")
-
-
 def embed_manifest(
     model_path: Path,
     manifest: Path,
@@ -203,13 +212,13 @@ def embed_manifest(
     Raises:
         InputError: a bad model or manifest; all bad recordings at once, unless `skip_bad`.
     """
+    check_device(device)
     model, _ = load_model(model_path)
     description = model.description
-    store, skipped = prepare_features(
+    store, _ = prepare_features(
         load_manifest(manifest).utterances, description.features, description.vad, cache, progress,
         skip_bad=skip_bad, device=device,
     )  # fmt: skip
-    _say_skipped(skipped, progress)
     rows = range(len(store.utterance_ids))
     with progress.task("embeddings", len(rows)) as update:
         embeddings = compute_embeddings(
@@ -241,6 +250,7 @@ def score_file(
     Raises:
         InputError: bad files, or trials that name utterances without an embedding (all listed).
     """
+    check_device(device)
     vectors, listed = EmbeddingSet.load(embeddings), load_trials(trials)
     if centre is not None:
         mean = MeanSubtraction().fit(EmbeddingSet.load(centre).embeddings)

@@ -12,6 +12,10 @@ import pytest
 import soundfile
 
 from spkadapt import cli
+from spkadapt.features import FeatureConfig
+from spkadapt.manifest import Recording
+from spkadapt.pipeline.corpus import prepare_features
+from spkadapt.progress import Progress
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ def test_bad_audio(call, corpus, write_recipe, tmp_path, kind) -> None:
     result = call("run", write_recipe(corpus), "--out", tmp_path / "runs")
     assert_refused(result, "1 of 29 recordings are bad", str(bad), message, "corpus.on_bad_audio=skip")
     assert not list((tmp_path / "runs").rglob("frames.npy"))
-    assert not list((tmp_path / "runs").rglob("seed-*"))
+    assert not (tmp_path / "runs" / "tiny").exists()
 
 
 def test_all_bad_audio_is_reported_together(call, corpus, write_recipe, tmp_path) -> None:
@@ -103,15 +107,98 @@ def test_bad_audio_can_be_skipped_and_is_listed(call, corpus, write_recipe, tmp_
     write_stereo(evaluated)
     num_trials = len((corpus / "trials_eval.txt").read_text().splitlines())
     recipe = write_recipe(corpus)
+    assert_refused(call("run", recipe, "--out", tmp_path / "runs"), "or set corpus.on_bad_audio=skip")
     code = call("run", recipe, "--out", tmp_path / "runs", "--set", "corpus.on_bad_audio=skip")[0]
-    assert code == 0
+    assert code == 0  # what the message said to do works
     results = json.loads((tmp_path / "runs" / "tiny" / "results.json").read_text())
     assert set(results["skipped_audio"]["tiny"]) == {adapted.stem, evaluated.stem}
     row = results["rows"][0]
-    assert 0 < row["num_targets"] + row["num_nontargets"] < num_trials
+    num_skipped = results["num_skipped_trials"]["tiny"]
+    assert num_skipped > 0
+    assert row["num_targets"] + row["num_nontargets"] == num_trials - num_skipped
+    left_out = (tmp_path / "runs" / "tiny" / "skipped_trials.txt").read_text().splitlines()
+    assert len(left_out) == num_skipped
+    assert all(evaluated.stem in line.split() for line in left_out)
     page = (tmp_path / "runs" / "tiny" / "report.html").read_text()
     assert adapted.stem in page
     assert evaluated.stem in page
+
+
+def test_a_segment_beyond_the_end_is_bad_audio_too(call, corpus, write_recipe, tmp_path) -> None:
+    path = corpus / "manifest.csv"
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    row = next(row for row in rows if row["split"] == "adapt")
+    row["start"], row["duration"] = "0.1", "5.0"
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    empty = audio_of(corpus, "eval")
+    empty.write_bytes(b"")
+    result = call("run", write_recipe(corpus), "--out", tmp_path / "runs")
+    assert_refused(result, "2 of 29 recordings are bad", "5 s from 0.1 s end at 5.1 s", str(empty))
+
+
+@pytest.mark.parametrize(("num_samples", "is_sound"), [(398, False), (399, True), (400, True)])
+def test_the_shortest_recording_that_has_a_frame(tmp_path, num_samples, is_sound) -> None:
+    """A frame is 200 samples at 8 kHz, which 399 samples at 16 kHz become: the check and the features agree."""
+    recordings = [Recording("long", tmp_path / "long.wav"), Recording("short", tmp_path / "short.wav")]
+    for recording, length in zip(recordings, (1600, num_samples), strict=True):
+        soundfile.write(recording.path, np.linspace(-0.5, 0.5, length), 16000)
+    features = FeatureConfig(sample_rate=8000, num_mel_bins=12, snip_edges=True)
+    store, problems = prepare_features(
+        recordings, features, None, tmp_path / "cache", Progress(), skip_bad=True, device="cpu"
+    )
+    assert store.utterance_ids == (("long", "short") if is_sound else ("long",))
+    assert set(problems) == (set() if is_sound else {"short"})
+
+
+def test_too_little_left_after_skipping(call, corpus, write_recipe, tmp_path) -> None:
+    for place in range(5):
+        audio_of(corpus, "adapt", place).unlink()
+    recipe = write_recipe(corpus, corpus={"on_bad_audio": "skip"}, adapt={"method": "mmd"})
+    result = call("run", recipe, "--out", tmp_path / "runs")
+    assert_refused(result, "corpus.target_domain has 3 utterances, fewer than a batch of train.batch_size=4")
+    assert not (tmp_path / "runs" / "tiny").exists()
+
+
+@pytest.mark.parametrize(("kept", "found"), [("target", "0 non-targets"), ("nontarget", "0 targets")])
+def test_trials_of_one_kind(call, corpus, write_recipe, kept, found) -> None:
+    path = corpus / "trials_eval.txt"
+    lines = [line for line in path.read_text().splitlines() if line.endswith(f" {kept}")]
+    path.write_text("\n".join(lines) + "\n")
+    assert_refused(call("check", write_recipe(corpus)), "corpus.evaluation.trials has", found, "some of each")
+
+
+def test_a_source_of_one_speaker(call, corpus, write_recipe) -> None:
+    path = corpus / "manifest.csv"
+    with open(path, newline="") as file:
+        speaker = next(row["speaker_id"] for row in csv.DictReader(file) if row["split"] == "train")
+    where = {"split": "train", "speaker_id": speaker}
+    recipe = write_recipe(corpus, corpus={"source": {"manifest": "manifest.csv", "where": where}})
+    assert_refused(call("check", recipe), "corpus.source has 1 speakers; training needs at least 2")
+
+
+def test_a_folder_of_another_recipe_stops_all_runs_before_they_start(call, write_recipe, tmp_path) -> None:
+    taken, runs = write_recipe(file="taken.yaml", name="taken"), tmp_path / "runs"
+    assert call("run", taken, "--out", runs)[0] == 0
+    other, changed = write_recipe(), write_recipe(file="taken.yaml", name="taken", seeds=[1])
+    assert_refused(
+        call("run", other, changed, "--out", runs), str(runs / "taken"), "seeds is [0] there and [1] now"
+    )
+    assert not (runs / "tiny").exists()
+
+
+def test_an_out_that_is_a_file(call, write_recipe, tmp_path) -> None:
+    recipe = write_recipe()
+    assert_refused(call("run", recipe, "--out", recipe), str(recipe))
+
+
+@pytest.mark.parametrize("command", ["embed", "score"])
+def test_an_unknown_device(call, tmp_path, command) -> None:
+    result = call(command, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c", "--device", "gpu")
+    assert_refused(result, 'there is no device "gpu"; expected cpu, cuda')
 
 
 def test_duplicate_id(call, corpus, write_recipe, tmp_path) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
 
+from spkadapt import cli
 from spkadapt.errors import InputError
 from spkadapt.pipeline import report_runs, run_recipe
 from spkadapt.progress import Progress
@@ -19,23 +19,31 @@ from spkadapt.recipe import load_recipe
 
 # Enough steps that the process is still training when the marker of a moment has been seen.
 STEPS = "train.num_steps=150"
-MOMENTS = ("cache/features-*/audio.json", "tiny/seed-0/checkpoint.pt", "tiny/seed-0/model.safetensors")
+MOMENTS = (
+    "cache/features-*/audio.json",  # features come next
+    "tiny/seed-0",  # then pretraining
+    "tiny/seed-0/checkpoint.pt",  # then training
+    "tiny/seed-0/model.safetensors",  # then scoring
+)
 
 
-def start_and_kill(recipe: Path, out: Path, marker: str) -> int:
-    """Run in a process of its own and kill it as soon as a file matches; its exit status."""
-    command = "import sys; from spkadapt.cli import main; main()"
-    arguments = ["run", str(recipe), "--out", str(out), "--set", STEPS]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(os.environ.get("OMP_NUM_THREADS", "1"))}
-    process = subprocess.Popen(
-        [sys.executable, "-c", command, *arguments], stdout=subprocess.DEVNULL, env=environment
-    )
-    while process.poll() is None:
-        if any(out.glob(marker)):
-            process.send_signal(signal.SIGKILL)
-            break
+@pytest.fixture(scope="module")
+def processes() -> BaseContext:
+    """Processes that start with everything imported, and with nothing of this one."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["spkadapt.cli"])
+    return context
+
+
+def start_and_kill(processes: BaseContext, recipe: Path, out: Path, marker: str) -> int | None:
+    """`spkadapt run` in a process of its own, killed as soon as a file matches; its exit status."""
+    process = processes.Process(target=cli.run, args=([recipe], [STEPS], out))
+    process.start()
+    while process.is_alive() and not any(out.glob(marker)):
         time.sleep(0.002)
-    return process.wait()
+    process.kill()
+    process.join()
+    return process.exitcode
 
 
 def rows_without_time(folder: Path) -> list[dict[str, object]]:
@@ -43,10 +51,10 @@ def rows_without_time(folder: Path) -> list[dict[str, object]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-def test_killed_again_and_again_it_ends_with_the_same_numbers(write_recipe, tmp_path) -> None:
+def test_killed_again_and_again_it_ends_with_the_same_numbers(processes, write_recipe, tmp_path) -> None:
     recipe = write_recipe(adapt={"method": "mmd"})
-    statuses = [start_and_kill(recipe, tmp_path / "killed", moment) for moment in MOMENTS]
-    assert statuses[:2] == [-signal.SIGKILL, -signal.SIGKILL]
+    statuses = [start_and_kill(processes, recipe, tmp_path / "killed", moment) for moment in MOMENTS]
+    assert statuses[:3] == [-signal.SIGKILL] * 3
     for out in ("killed", "unbroken"):
         run_recipe(load_recipe(recipe, [STEPS]), tmp_path / out, Progress())
         report_runs([tmp_path / out / "tiny"], None, Progress())
@@ -61,11 +69,18 @@ def test_a_half_written_file_is_never_taken_for_a_whole_one(make_recipe, tmp_pat
     recipe = make_recipe()
     seed = tmp_path / "tiny" / "seed-0"
     seed.mkdir(parents=True)
-    for name in ("model.safetensors", "checkpoint.pt", "training.json", "scores_plain.txt"):
-        stem, suffix = name.rsplit(".", 1)
-        (seed / f".{stem}-x1y2z3.{suffix}").write_bytes(b"half of a fi")
-    run = run_recipe(recipe, tmp_path, Progress())
     clean = run_recipe(recipe, tmp_path / "clean", Progress())
+    features = next((tmp_path / "clean" / "cache").glob("features-*")).name
+    layers = next((tmp_path / "clean" / "cache").glob("pretrain-*")).stem
+    (tmp_path / "cache" / features).mkdir(parents=True)
+    for name in (
+        *(f"tiny/seed-0/{stem}" for stem in ("model.safetensors", "checkpoint.pt", "training.json", "seed.json")),
+        *(f"cache/{features}/{stem}" for stem in ("frames.npy", "store.json", "audio.json", "shard-00000.npz")),
+        f"cache/{layers}.safetensors",
+    ):
+        path = tmp_path / name
+        path.with_name(f".{path.stem}-x1y2z3{path.suffix}").write_bytes(b"half of a fi")
+    run = run_recipe(recipe, tmp_path, Progress())
     name = "seed-0/model.safetensors"
     assert (run.path / name).read_bytes() == (clean.path / name).read_bytes()
 

@@ -143,6 +143,16 @@ def test_what_scores_a_run_cannot_train_it(make_recipe) -> None:
     assert not Path("never").exists()
 
 
+def test_audio_that_scores_a_run_cannot_train_it_under_another_name(tiny_corpus, make_recipe, tmp_path) -> None:
+    def leak(rows: Rows) -> None:
+        pool, scored = (next(row for row in rows if row["split"] == split) for split in ("adapt", "eval"))
+        pool["path"] = f"../changed/{scored['path']}"
+
+    recipe = make_recipe(root=change_manifest(tiny_corpus, tmp_path / "changed", leak))
+    with pytest.raises(InputError, match=r"1 utterances are in both corpus.target_domain and corpus.evaluation"):
+        run_recipe(recipe, tmp_path / "out", Progress())
+
+
 def test_a_corpus_that_changes_under_a_run_is_noticed(tiny_corpus, make_recipe, tmp_path) -> None:
     root = change_manifest(tiny_corpus, tmp_path / "own", lambda rows: None)
     recipe = make_recipe(root=root)

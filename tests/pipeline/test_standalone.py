@@ -14,10 +14,12 @@ import yaml
 
 from spkadapt import cli
 from spkadapt.adapt import AlignmentConfig
+from spkadapt.corpora import CORPORA, synthetic
+from spkadapt.corpora.synthetic import SyntheticConfig
 from spkadapt.embed import EmbeddingSet
 from spkadapt.errors import InputError
 from spkadapt.manifest import load_manifest
-from spkadapt.model import load_model
+from spkadapt.model import load_model, save_model
 from spkadapt.pipeline import (
     adapt_model,
     embed_manifest,
@@ -132,6 +134,32 @@ def test_an_adaptation_that_was_killed_goes_on(model, pool, tmp_path, monkeypatc
     assert (tmp_path / "killed.safetensors").read_bytes() == (tmp_path / "unbroken.safetensors").read_bytes()
 
 
+def test_a_source_that_was_named_is_remembered(model, pool, tiny_corpus, tmp_path) -> None:
+    source, once, twice = tmp_path / "source.csv", tmp_path / "once.safetensors", tmp_path / "twice.safetensors"
+    load_manifest(tiny_corpus / "manifest.csv").where({"split": "train"}).save_csv(source)
+    settings = {"alignment": MMD, "training": TRAINING, "cache": tmp_path / "cache"}
+    adapt_model(model, pool, once, Progress(), source=source, seed=3, **settings)
+    history = load_model(once)[0].description.history
+    assert history["source"] == {"manifest": str(source), "where": {}}
+    assert history["adapted"][0]["unlabelled"] == str(pool)
+    assert history["adapted"][0]["seed"] == 3
+    source.unlink()
+    with pytest.raises(InputError, match=rf"the source corpus it was trained on, {source}, is not there"):
+        adapt_model(once, pool, twice, Progress(), **settings)
+
+
+def test_a_model_without_its_classifier_cannot_be_adapted(model, pool, tmp_path) -> None:
+    bare = tmp_path / "bare.safetensors"
+    save_model(bare, load_model(model)[0])
+    with pytest.raises(InputError, match=r"bare.safetensors: this model has no speaker classifier"):
+        adapt_model(bare, pool, tmp_path / "out", Progress(), alignment=MMD, training=TRAINING)
+
+
+def test_a_negative_seed_is_refused(model, pool, tmp_path) -> None:
+    with pytest.raises(InputError, match="seed is -1; expected a number ≥ 0"):
+        adapt_model(model, pool, tmp_path / "out", Progress(), alignment=MMD, training=TRAINING, seed=-1)
+
+
 @pytest.mark.parametrize("alignment", [AlignmentConfig("none"), AlignmentConfig("mmd", 0.0)])
 def test_an_adaptation_that_does_nothing_is_refused(model, pool, tmp_path, alignment) -> None:
     with pytest.raises(InputError, match="leaves the model as it is"):
@@ -211,6 +239,17 @@ def test_embeddings_with_nan_are_refused_by_name(tiny_corpus, run, tmp_path) -> 
     np.savez(tmp_path / "bad.npz", utterance_ids=np.array(found.utterance_ids), embeddings=values)
     with pytest.raises(InputError, match=rf"bad.npz: .*{found.utterance_ids[3]}"):
         score_file(tmp_path / "bad.npz", tiny_corpus / "trials_eval.txt", tmp_path / "scores.txt", Progress())
+
+
+def test_prepare_makes_the_synthetic_corpus(tmp_path, monkeypatch) -> None:
+    sizes = {name: 2 for name in SyntheticConfig.__dataclass_fields__ if name.startswith("num_")}
+    small = SyntheticConfig(**sizes, duration=0.5)
+    monkeypatch.setitem(CORPORA, "synthetic", lambda root: synthetic.prepare(root, small))
+    prepare_corpus("synthetic", tmp_path / "made", tmp_path / "out", Progress())
+    manifest = load_manifest(tmp_path / "out" / "manifest.csv")
+    assert len(manifest) == 3 * 2 * 2 * 2
+    assert all(item.path.is_file() for item in manifest)
+    assert load_trials(tmp_path / "out" / "trials_eval.txt").is_target.any()
 
 
 @pytest.mark.parametrize("name", ["speechocean762", "wuw2"])
