@@ -43,7 +43,9 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad recordings 
 
 
 def _progress() -> Progress:
-    return Progress(Console(stderr=False))
+    console = Console()
+    # A log file has no width; rich would fold the tables at 80 columns.
+    return Progress(console if console.is_terminal else Console(width=120))
 
 
 @app.command()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from spkadapt.errors import InputError
+from spkadapt.errors import InputError, shorten
 from spkadapt.feature_store import FeatureStore
 from spkadapt.files import atomic_path
 from spkadapt.model import SpeakerModel
@@ -61,10 +61,10 @@ class EmbeddingSet:
             raise InputError(f"expected one embedding for each utterance, found {counts}")
         repeated = [name for name, count in Counter(self.utterance_ids).items() if count > 1]
         if repeated:
-            raise InputError(f"expected each utterance once, found repeated: {_name_some(repeated)}")
+            raise InputError(f"expected each utterance once, found repeated: {shorten(repeated)}")
         broken = np.flatnonzero(~np.isfinite(self.embeddings).all(axis=1))
         if len(broken):
-            names = _name_some([self.utterance_ids[row] for row in broken])
+            names = shorten([self.utterance_ids[row] for row in broken])
             raise InputError(f"expected finite embeddings, found NaN or infinity in: {names}")
 
     @classmethod
@@ -107,7 +107,7 @@ class EmbeddingSet:
         rows = np.fromiter((row_of.get(name, -1) for name in utterance_ids), np.intp, len(utterance_ids))
         if (rows < 0).any():
             unknown = list(dict.fromkeys(utterance_ids[i] for i in np.flatnonzero(rows < 0).tolist()))
-            raise InputError(f"no embedding for {len(unknown)} utterances: {_name_some(unknown)}", path=path)
+            raise InputError(f"no embedding for {len(unknown)} utterances: {shorten(unknown)}", path=path)
         return rows
 
     def select(self, utterance_ids: Sequence[str]) -> EmbeddingSet:
@@ -142,11 +142,6 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         message = f"expected arrays {' and '.join(_KEYS)}, found: {', '.join(found) or 'none'}"
         raise InputError(message, path=path)
     return arrays
-
-
-def _name_some(names: Sequence[str], most: int = 10) -> str:
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 @torch.inference_mode()
