@@ -86,6 +86,8 @@ def publish(title: str, rows: Sequence[Row], json_file: Path | None) -> None:
     for row in rows:
         cells = (row.ours, row.peer, row.bound, row.ratio_to_peer, row.ratio_to_bound)
         table.add_row(row.name, row.unit, *("–" if cell is None else f"{cell:,.4g}" for cell in cells))
-    Console().print(table)
+    console = Console()
+    # A log file has no width; rich would fold the table at 80 columns.
+    (console if console.is_terminal else Console(width=140)).print(table)
     if json_file is not None:
         json_file.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
