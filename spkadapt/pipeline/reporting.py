@@ -87,7 +87,8 @@ def report_runs(folders: Sequence[Path], out: Path | None, progress: Progress) -
     training = {run.name: {seed.seed: list(seed.training) for seed in run.seeds} for run in loaded}
     write_results(out / "results.json", rows, {**notes, "training": training})
     write_text(out / "results.md", render_markdown(rows))
-    maps = {f"{run.load_recipe()['name']}": _draw_map(run) for run in (runs[0], runs[-1])[: len(runs)]}
+    mapped = {run.load_recipe()["name"]: run for run in (runs[0], runs[-1])}
+    maps = {name: _draw_map(run) for name, run in mapped.items()}
     write_report(out / "report.html", rows, loaded, truth, maps, notes)
     if any(run.synthetic for run in loaded):
         progress.say("The voices are synthetic: these numbers say nothing about real speech.")
@@ -105,16 +106,16 @@ def _check_same_trials(runs: Sequence[RunFolder]) -> None:
 
 def _notes(runs: Sequence[RunFolder], recipe: dict[str, Any]) -> dict[str, Any]:
     """What a reader needs to know, or to repeat, of how the numbers came about."""
-    skipped = [run.load_skipped() for run in runs]
+    by_name = {run.load_recipe()["name"]: run for run in runs}
     return {
         "p_target": recipe["metrics"]["p_target"],
         "level": recipe["metrics"]["level"],
         "synthetic": recipe["corpus"]["synthetic"],
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "recipes": {found["name"]: found for found in (run.load_recipe() for run in runs)},
-        "checksums": {found.path.name: found.load_inputs() for found in runs},
-        "skipped_audio": {run.path.name: found for run, found in zip(runs, skipped, strict=True)},
-        "num_skipped_trials": {run.path.name: len(run.load_skipped_trials()) for run in runs},
+        "recipes": {name: run.load_recipe() for name, run in by_name.items()},
+        "checksums": {name: run.load_inputs() for name, run in by_name.items()},
+        "skipped_audio": {name: run.load_skipped() for name, run in by_name.items()},
+        "num_skipped_trials": {name: len(run.load_skipped_trials()) for name, run in by_name.items()},
     }
 
 
