@@ -21,6 +21,8 @@ done
 run source_only-frozen source_only pretrain.strategy=frozen
 run source_only-scratch source_only pretrain.strategy=none
 run mmd-scratch mmd pretrain.strategy=none
+run dann-scratch dann pretrain.strategy=none
 
-spkadapt report "$out"/phone/{source_only,coral,mmd,dann,source_only-{scratch,dbn,vae,frozen},mmd-scratch} \
+spkadapt report "$out"/phone/{source_only,coral,mmd,dann,source_only-{scratch,dbn,vae,frozen},mmd-scratch,dann-scratch} \
   --out "$out/phone"
+spkadapt report "$out"/phone/{source_only,mmd,dann}-scratch --out "$out/phone/scratch"
