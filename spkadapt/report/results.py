@@ -31,6 +31,13 @@ class TrialTruth:
     test_speakers: np.ndarray
     same_domain: np.ndarray | None
 
+    def select(self, chosen: np.ndarray) -> TrialTruth:
+        """The trials where `chosen (num_trials,)` is true."""
+        same_domain = None if self.same_domain is None else self.same_domain[chosen]
+        return TrialTruth(
+            self.is_target[chosen], self.enrol_speakers[chosen], self.test_speakers[chosen], same_domain
+        )
+
     def conditions(self) -> dict[str, np.ndarray]:
         """The trials of each condition that has both kinds: all of them, and those across domains."""
         found = {"all": np.ones(len(self.is_target), dtype=bool)}
@@ -101,39 +108,47 @@ def compare_runs(
     runs: Sequence[Run], truth: TrialTruth, *, p_target: float, num_bootstrap: int, level: float
 ) -> list[Row]:
     """Measure every run on the same trials; the first run is what the others are compared with."""
-    rows = []
+    rows: list[Row] = []
     for condition, chosen in truth.conditions().items():
+        part = truth.select(chosen)
         for backend in BACKENDS:
-            baseline: tuple[np.ndarray, Replicates] | None = None
-            for run in runs:
-                scores = np.stack([seed.scores[backend][chosen] for seed in run.seeds])
-                replicates = bootstrap_by_speaker(
-                    scores,
-                    truth.is_target[chosen],
-                    truth.enrol_speakers[chosen],
-                    truth.test_speakers[chosen],
-                    p_target,
-                    num_replicates=num_bootstrap,
-                )
-                is_target = truth.is_target[chosen]
-                eers = np.array([compute_eer(row, is_target) for row in scores])
-                costs = np.array([compute_min_dcf(row, is_target, p_target) for row in scores])
+            scores = [np.stack([seed.scores[backend][chosen] for seed in run.seeds]) for run in runs]
+            measured = [_measure_scores(item, part, p_target, num_bootstrap) for item in scores]
+            first_eers, _, first_replicates = measured[0]
+            for place, (run, (eers, costs, replicates)) in enumerate(zip(runs, measured, strict=True)):
+                change = _change(eers, replicates, first_eers, first_replicates, level)
                 rows.append(
                     Row(
                         run.name,
                         condition,
                         backend,
-                        int(is_target.sum()),
-                        int((~is_target).sum()),
+                        int(part.is_target.sum()),
+                        int((~part.is_target).sum()),
                         tuple(seed.seed for seed in run.seeds),
                         _measure(eers, replicates.eer, level),
                         _measure(costs, replicates.min_dcf, level),
-                        None if baseline is None else _change(eers, replicates, *baseline, level),
+                        change if place else None,
                         float(np.mean([seed.seconds for seed in run.seeds])),
                     )
                 )
-                baseline = baseline or (eers, replicates)
     return rows
+
+
+def _measure_scores(
+    scores: np.ndarray, truth: TrialTruth, p_target: float, num_bootstrap: int
+) -> tuple[np.ndarray, np.ndarray, Replicates]:
+    """EER and minDCF of each seed, and what the bootstrap makes of them; scores are `(num_seeds, num_trials)`."""
+    eers = np.array([compute_eer(row, truth.is_target) for row in scores])
+    costs = np.array([compute_min_dcf(row, truth.is_target, p_target) for row in scores])
+    replicates = bootstrap_by_speaker(
+        scores,
+        truth.is_target,
+        truth.enrol_speakers,
+        truth.test_speakers,
+        p_target,
+        num_replicates=num_bootstrap,
+    )
+    return eers, costs, replicates
 
 
 def _measure(by_seed: np.ndarray, replicates: np.ndarray, level: float) -> Measure:
