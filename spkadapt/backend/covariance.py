@@ -83,7 +83,7 @@ def within_class_covariance(embeddings: np.ndarray, classes: np.ndarray, *, unbi
 
 
 def simultaneous_diagonalise(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The basis in which `first` is the identity and `second` diagonal: T · first · Tᵀ = I, T · second · Tᵀ = diag(λ).
+    """The basis in which `first` is the identity and `second` diagonal: T·first·Tᵀ = I, T·second·Tᵀ = diag(λ).
 
     Shape:
         first, second: `(dim, dim)`, symmetric, `first` positive definite
