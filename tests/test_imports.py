@@ -11,13 +11,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "spkadapt"
 FLOW = [
-    "errors", "files", "progress", "audio", "simulate", "manifest", "trials", "corpora",
+    "errors", "files", "parquet", "progress", "audio", "simulate", "manifest", "trials", "corpora",
     "frames", "features", "vad", "feature_store", "batches", "pretrain", "backbone", "model",
     "align", "heads", "adapt", "train", "embed", "backend", "score", "metrics", "intervals",
     "report", "recipe", "run_folder", "pipeline", "cli",
 ]  # fmt: skip
 # Where each outside library comes in: a module, or a package and all below it.
 ENTRANCES = {
+    "pyarrow": "parquet",
     "soundfile": "audio",
     "speechbrain": "backbone.ecapa",
     "sklearn": "backend",
