@@ -4,5 +4,6 @@ Each module holds one method, with scikit-learn's `fit` and `transform` on embed
 """
 
 from spkadapt.backend.normalise import MeanSubtraction, length_normalise
+from spkadapt.backend.plda import Plda
 
-__all__ = ["MeanSubtraction", "length_normalise"]
+__all__ = ["MeanSubtraction", "Plda", "length_normalise"]
