@@ -20,9 +20,6 @@ EER_DEFINITION = (
     "P_miss = P_fa on the straight line between the two adjacent operating points where P_miss - P_fa "
     "changes sign; tied scores form one operating point"
 )
-ROCCH_EER_DEFINITION = (
-    "P_miss = P_fa on the lower convex hull of the operating points (Brümmer & de Villiers, 2013)"
-)
 MIN_DCF_DEFINITION = (
     "least p_target*c_miss*P_miss + (1-p_target)*c_fa*P_fa over all operating points, "
     "divided by min(p_target*c_miss, (1-p_target)*c_fa)"
@@ -115,31 +112,6 @@ def compute_eer(scores: Array, is_target: Array) -> float:
     """
     counts = compute_error_counts(scores, is_target)
     return interpolate_eer(counts.num_misses, counts.num_false_alarms, counts.num_targets, counts.num_nontargets)
-
-
-def compute_rocch_eer(scores: Array, is_target: Array) -> float:
-    """Equal error rate on the convex hull of the ROC, by `ROCCH_EER_DEFINITION`: never above `compute_eer`.
-
-    It is the largest Bayes error rate, over all priors, of the best threshold for each (BOSARIS toolkit; Brümmer &
-    de Villiers, 2013). Only the hull's one edge across P_miss = P_fa is sought: from a chord across it, go
-    on to the operating point farthest below the chord until there is none. Counts are integers, so nothing rounds.
-
-    Raises:
-        InputError: as `compute_error_counts` does.
-    """
-    counts = compute_error_counts(scores, is_target)
-    misses, false_alarms = counts.num_misses, counts.num_false_alarms
-    above = misses * counts.num_nontargets >= false_alarms * counts.num_targets
-    left, right = 0, len(misses) - 1
-    while True:
-        drop, rise = false_alarms[left] - false_alarms[right], misses[right] - misses[left]
-        height = misses * drop + false_alarms * rise
-        lowest = int(np.argmin(height))
-        if height[lowest] == height[left]:
-            break
-        left, right = (left, lowest) if above[lowest] else (lowest, right)
-    edge = [left, right]
-    return interpolate_eer(misses[edge], false_alarms[edge], counts.num_targets, counts.num_nontargets)
 
 
 def compute_min_dcf(
