@@ -10,8 +10,33 @@ import pytest
 import torch
 
 from spkadapt.errors import InputError
-from spkadapt.intervals import bootstrap_by_speaker, percentile_interval
-from spkadapt.metrics import compute_eer, compute_min_dcf
+from spkadapt.intervals import bootstrap_by_speaker, bootstrap_metrics, compare_paired, percentile_interval
+from spkadapt.metrics import OperatingPoint, compute_eer, compute_min_dcf, measure, measure_equalised
+from spkadapt.metrics.weighted import (
+    AUC,
+    CLLR,
+    EER,
+    MIN_CLLR,
+    ROCCH_EER,
+    Metric,
+    act_dcf,
+    far_at_frr,
+    frr_at_far,
+    min_dcf,
+)
+
+TWO_POINTS = (OperatingPoint(0.3), OperatingPoint(0.1, 2.0))
+METRICS: list[Metric] = [
+    EER,
+    act_dcf(*TWO_POINTS),
+    ROCCH_EER,
+    AUC,
+    CLLR,
+    MIN_CLLR,
+    min_dcf(*TWO_POINTS),
+    frr_at_far(0.2),
+    far_at_frr(0.1),
+]
 
 
 def make_trials(num_speakers: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
@@ -23,10 +48,13 @@ def make_trials(num_speakers: int = 6, seed: int = 0) -> tuple[np.ndarray, np.nd
     return scores, is_target, [f"s{i}" for i in enrol], [f"s{i}" for i in test]
 
 
-def test_bootstrap_is_that_of_resampled_trials_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repeat each trial as often as its speakers were drawn; measure the longer list by the usual functions."""
-    scores, is_target, enrol, test = make_trials()
-    draws: list[Counter[str]] = []
+TRIALS = make_trials()
+
+
+@pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> list[Counter[str]]:
+    """Fills with how often each speaker was drawn, one entry a replicate."""
+    recorded: list[Counter[str]] = []
     default_rng = np.random.default_rng
 
     class Recorder:
@@ -35,24 +63,62 @@ def test_bootstrap_is_that_of_resampled_trials_written_out(monkeypatch: pytest.M
 
         def integers(self, high: int, size: int) -> np.ndarray:
             drawn = self.generator.integers(high, size=size)
-            draws.append(Counter(f"s{i}" for i in drawn))
+            recorded.append(Counter(f"s{i}" for i in drawn))
             return drawn
 
     monkeypatch.setattr(np.random, "default_rng", Recorder)
+    return recorded
+
+
+def count_times(drawn: Counter[str], is_target: np.ndarray, enrol: list[str], test: list[str]) -> list[int]:
+    return [
+        drawn[e] if target else drawn[e] * drawn[t] for e, t, target in zip(enrol, test, is_target, strict=True)
+    ]
+
+
+def test_bootstrap_is_that_of_resampled_trials_written_out(draws: list[Counter[str]]) -> None:
+    """Repeat each trial as often as its speakers were drawn; measure the longer list by the usual functions."""
+    scores, is_target, enrol, test = TRIALS
     replicates = bootstrap_by_speaker(scores, is_target, enrol, test, 0.05, 2.0, 0.5, num_replicates=60, seed=3)
     assert len(draws) == 60
     assert replicates.eer.shape == replicates.min_dcf.shape == (2, 60)
     for replicate, drawn in enumerate(draws):
         assert drawn.total() == 6
-        times = [
-            drawn[e] if target else drawn[e] * drawn[t]
-            for e, t, target in zip(enrol, test, is_target, strict=True)
-        ]
+        times = count_times(drawn, is_target, enrol, test)
         for system in range(2):
             repeated = np.repeat(scores[system], times), np.repeat(is_target, times)
             assert replicates.eer[system, replicate] == pytest.approx(compute_eer(*repeated), abs=1e-15)
             expected = compute_min_dcf(*repeated, 0.05, 2.0, 0.5)
             assert replicates.min_dcf[system, replicate] == pytest.approx(expected, abs=1e-14)
+
+
+def test_every_metric_has_replicates(draws: list[Counter[str]]) -> None:
+    scores, is_target, enrol, test = TRIALS
+    replicates = bootstrap_metrics(scores, is_target, enrol, test, METRICS, num_replicates=20, seed=3)
+    assert list(replicates) == [metric.name for metric in METRICS]
+    for replicate, drawn in enumerate(draws):
+        times = count_times(drawn, is_target, enrol, test)
+        for metric in METRICS:
+            for system in range(2):
+                expected = measure(metric, np.repeat(scores[system], times), np.repeat(is_target, times))
+                assert replicates[metric.name][system, replicate] == pytest.approx(expected, abs=1e-14)
+
+
+def test_equalised_replicates(draws: list[Counter[str]]) -> None:
+    """Partitions are equalised within each replicate, whatever it drew of them."""
+    scores, is_target, enrol, test = TRIALS
+    partitions = np.where([e == "s0" for e in enrol], "of s0", "others")  # some draws leave s0 out
+    metrics = [CLLR, min_dcf(*TWO_POINTS)]
+    replicates = bootstrap_metrics(
+        scores[0], is_target, enrol, test, metrics, partitions=partitions, num_replicates=20
+    )
+    assert any("s0" not in drawn for drawn in draws)
+    for replicate, drawn in enumerate(draws):
+        times = count_times(drawn, is_target, enrol, test)
+        repeated = [np.repeat(values, times) for values in (scores[0], is_target, partitions)]
+        for metric in metrics:
+            expected = measure_equalised(metric, *repeated)
+            assert replicates[metric.name][replicate] == pytest.approx(expected, abs=1e-13)
 
 
 def test_bootstrap_pairs_systems_and_repeats_itself() -> None:
@@ -113,6 +179,43 @@ def test_intervals_by_speaker_cover_as_they_say() -> None:
     assert 83 <= covered <= 97
 
 
+def test_paired_test_by_hand() -> None:
+    scores, is_target, enrol, test = make_trials()
+    replicates = bootstrap_metrics(scores, is_target, enrol, test, [EER], num_replicates=199, seed=4)["EER"]
+    found = compare_paired(*scores, is_target, enrol, test, EER, num_replicates=199, level=0.8, seed=4)
+    differences = replicates[1] - replicates[0]
+    assert found.interval == percentile_interval(differences, 0.8)
+    rarer = min(sum(d <= 0 for d in differences), sum(d >= 0 for d in differences))
+    assert found.p_value == min(1, 2 * (1 + rarer) / 200) < 1
+    assert (found.first, found.second) == tuple(compute_eer(system, is_target) for system in scores)
+    assert (found.metric, found.difference) == ("EER", found.second - found.first)
+
+
+def test_paired_test_of_systems_that_are_alike_or_worlds_apart() -> None:
+    scores, is_target, enrol, test = make_trials()
+    alike = compare_paired(scores[0], scores[0], is_target, enrol, test, MIN_CLLR, num_replicates=99)
+    assert (alike.difference, alike.p_value, alike.interval.low, alike.interval.high) == (0, 1, 0, 0)
+    apart = compare_paired(
+        is_target * 1.0, is_target * -1.0, is_target, enrol, test, EER, partitions=enrol, num_replicates=99
+    )
+    assert (apart.first, apart.second, apart.p_value) == (0, 1, 0.02)
+    assert (apart.interval.low, apart.interval.high) == (1, 1)
+
+
+def test_p_values_of_no_difference_are_rarely_small() -> None:
+    """Two systems of one quality, whose speakers' offsets are drawn apart: about one p in five below 0.2."""
+    random = np.random.default_rng(0)
+    rows, columns = np.triu_indices(20, k=1)
+    enrol, test = (np.concatenate([np.repeat(np.arange(20), 3), side]) for side in (rows, columns))
+    is_target = enrol == test
+    below = 0
+    for seed in range(100):
+        offsets = random.normal(size=(2, 20))[:, enrol]
+        systems = np.where(is_target, 2 + offsets, random.normal(size=(2, len(enrol))))
+        below += compare_paired(*systems, is_target, enrol, test, AUC, num_replicates=99, seed=seed).p_value < 0.2
+    assert 8 <= below <= 32  # three deviations of a binomial
+
+
 def test_percentile_interval() -> None:
     interval = percentile_interval(np.arange(101)[::-1], level=0.9)
     assert (interval.low, interval.high, interval.level) == (pytest.approx(5), pytest.approx(95), 0.9)
@@ -141,6 +244,16 @@ def test_refusals() -> None:
     assert "trial 1 is a non-target of speakers b and b" in refusal(
         bootstrap_by_speaker, scores, is_target, ["a", "b"], ["a", "b"], 0.5
     )
+    assert "num_replicates of at least 1, found 0" in refusal(
+        bootstrap_metrics, *trials[:-1], [EER], num_replicates=0
+    )
+    assert "expected a partition for each of 2 trials, found 1" in refusal(
+        bootstrap_metrics, *trials[:-1], [EER], partitions=["x"]
+    )
+    for second in (np.ones(3), np.ones((2, 2))):
+        assert f"scores of the same trials, found shapes (2,) and {second.shape}" in refusal(
+            compare_paired, scores, second, *trials[1:-1], EER
+        )
     for replicates in (np.ones(0), np.ones((2, 2))):
         assert "shape (num_replicates,)" in refusal(percentile_interval, replicates)
     for level in (0, 1, 95):

@@ -53,25 +53,21 @@ def measure_equalised(metric: Metric, scores: Array, is_target: Array, partition
     """
     scores, is_target = check_trials(scores, is_target)
     _, numbers = np.unique(_check_labels("partitions", partitions, len(scores)), return_inverse=True)
-    return measure(metric, scores, is_target, equalising_weights(is_target, numbers))
+    return measure(metric, scores, is_target, scale_to_one(np.ones(len(scores)), 2 * numbers + is_target))
 
 
-def equalising_weights(
-    is_target: np.ndarray, partitions: np.ndarray, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Weights under which the targets of each partition weigh 1 in all, and its non-targets too.
+def scale_to_one(weights: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Weights scaled so that those of each cell sum to 1; of a cell that weighs nothing they stay 0.
 
     Args:
-        partitions: the number of each trial's partition, from 0.
-        weights: what the trials weigh beforehand; 1 each where None.
+        cells: the number of each trial's cell, from 0.
 
     Shape:
-        is_target, partitions, weights: `(num_trials,)`
+        weights, cells: `(num_trials,)`
         returns `(num_trials,)`
     """
-    cells = 2 * partitions + is_target
     sums = np.bincount(cells, weights)[cells]
-    return np.divide(1 if weights is None else weights, sums, out=np.zeros(len(cells)), where=sums > 0)
+    return np.divide(weights, sums, out=np.zeros(len(cells)), where=sums > 0)
 
 
 def measure_conditions(

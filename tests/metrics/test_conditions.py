@@ -15,10 +15,10 @@ from spkadapt.metrics import compute_act_dcf, compute_cllr, compute_eer
 from spkadapt.metrics.conditions import (
     bin_labels,
     combine_labels,
-    equalising_weights,
     measure_conditions,
     measure_equalised,
     pair_labels,
+    scale_to_one,
 )
 from spkadapt.metrics.operating_points import OperatingPoint
 from spkadapt.metrics.weighted import CLLR, EER, act_dcf, min_dcf
@@ -84,11 +84,9 @@ def test_equalised_actual_cost_is_the_mean_of_the_partitions_costs() -> None:
     assert found != pytest.approx(compute_act_dcf(llrs, is_target, 0.1, 2.0), rel=1e-3)
 
 
-def test_equalising_weights_start_from_weights() -> None:
-    is_target = np.array([True, True, True, False, False])
-    partitions = np.array([0, 0, 1, 0, 2])
-    found = equalising_weights(is_target, partitions, np.array([1.0, 3.0, 2.0, 0.0, 5.0]))
-    np.testing.assert_array_equal(found, [0.25, 0.75, 1, 0, 1])
+def test_weights_of_a_cell_that_weighs_nothing() -> None:
+    found = scale_to_one(np.array([1.0, 3.0, 2.0, 0.0, 0.0]), np.array([0, 0, 1, 3, 0]))
+    np.testing.assert_array_equal(found, [0.25, 0.75, 1, 0, 0])
 
 
 def test_measure_conditions_is_each_alone() -> None:
