@@ -106,7 +106,7 @@ def invert_mean_resultant(dim: int, length: float) -> float:
     return float(scipy.optimize.brentq(excess, low, high, xtol=1e-14 * low, rtol=1e-14))
 
 
-class Psda(BaseEstimator, Scorer):
+class Psda(Scorer, BaseEstimator):
     """Probabilistic spherical discriminant analysis: log-likelihood ratios of the embeddings' directions.
 
     Embeddings are scaled to unit length here. Whether to centre them first is the user's choice: μ stands for a
