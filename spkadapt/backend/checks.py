@@ -33,13 +33,13 @@ def check_embeddings(embeddings: np.ndarray, dim: int | None = None) -> np.ndarr
 
 
 def check_fitted(estimator: object, attribute: str) -> None:
-    """Refuse to score with what was never fitted.
+    """Refuse to score or transform with what was never fitted.
 
     Raises:
         InputError: the estimator lacks the attribute that `fit` sets.
     """
     if not hasattr(estimator, attribute):
-        raise InputError(f"{type(estimator).__name__} scores only after it was fitted: call fit first")
+        raise InputError(f"{type(estimator).__name__} is not fitted yet: call fit first")
 
 
 def count_sessions(model_of: np.ndarray | None, num_embeddings: int) -> tuple[np.ndarray, np.ndarray]:

@@ -208,7 +208,7 @@ def floored_eigen(covariance: np.ndarray, floor: float) -> tuple[np.ndarray, np.
     """
     eigenvalues, vectors = scipy.linalg.eigh(covariance)
     if not eigenvalues[-1] > 0:
-        raise InputError("expected embeddings that differ, found a covariance of zero")
+        raise InputError("expected embeddings that differ within their classes, found a covariance of zero")
     return np.maximum(eigenvalues, floor * eigenvalues[-1])[::-1], vectors[:, ::-1]
 
 
@@ -220,7 +220,7 @@ def whiten_range(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Shape:
         covariance: `(dim, dim)`
-        returns P `(rank, dim)` and Q `(dim, rank)`
+        returns P `(rank, dim)`, from most to least variance, and Q `(dim, rank)`
 
     Raises:
         InputError: a negative eigenvalue beyond rounding, or none that is positive.
@@ -230,7 +230,7 @@ def whiten_range(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if eigenvalues[0] < -least or not eigenvalues[-1] > 0:
         found = f"found eigenvalues from {eigenvalues[0] + 0.0:.3g} to {eigenvalues[-1]:.3g}"
         raise InputError(f"expected a positive semi-definite covariance that is not zero, {found}")
-    kept = eigenvalues > least
+    kept = np.flatnonzero(eigenvalues > least)[::-1]
     deviations, vectors = np.sqrt(eigenvalues[kept]), vectors[:, kept]
     return (vectors / deviations).T, vectors * deviations
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from sklearn.base import BaseEstimator
 
+from spkadapt.backend.checks import check_embeddings, check_fitted
 from spkadapt.errors import InputError, suggest
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class MeanSubtraction:
+LENGTHS = ("one", "sqrt-dim")
+
+
+class MeanSubtraction(BaseEstimator):
     """Subtract the mean embedding, or the mean embedding of each recording domain.
 
     Centring on unlabelled data of the domain at hand is the simplest adaptation there is: it removes a shift
@@ -26,7 +34,7 @@ class MeanSubtraction:
     domains_: tuple[str, ...] | None
     means_: np.ndarray
 
-    def fit(self, embeddings: np.ndarray, domains: Sequence[str] | None = None) -> MeanSubtraction:
+    def fit(self, embeddings: np.ndarray, domains: Sequence[str] | None = None) -> Self:
         """Learn the mean of all `embeddings`, or one for each of `domains` where they are given.
 
         Shape:
@@ -34,19 +42,19 @@ class MeanSubtraction:
             domains: `(num_embeddings,)`
 
         Raises:
-            InputError: where there are no embeddings, or not one domain for each.
+            InputError: bad embeddings or none, or not one domain for each.
         """
-        embeddings = _check_embeddings(embeddings)
+        embeddings = check_embeddings(embeddings)
         if not len(embeddings):
             raise InputError("expected at least one embedding to take a mean of, found none")
         if domains is None:
             self.domains_ = None
-            self.means_ = embeddings.mean(axis=0, dtype=np.float64, keepdims=True)
+            self.means_ = embeddings.mean(axis=0, keepdims=True)
             return self
         names, domain_of = np.unique(_check_domains(domains, len(embeddings)), return_inverse=True)
         members = [embeddings[domain_of == index] for index in range(len(names))]
         self.domains_ = tuple(names.tolist())
-        self.means_ = np.stack([member.mean(axis=0, dtype=np.float64) for member in members])
+        self.means_ = np.stack([member.mean(axis=0) for member in members])
         return self
 
     def transform(self, embeddings: np.ndarray, domains: Sequence[str] | None = None) -> np.ndarray:
@@ -59,16 +67,12 @@ class MeanSubtraction:
 
         Raises:
             InputError: before `fit`, for a domain that `fit` did not see, for domains where `fit` had none or
-                the other way about, or for another `dim`.
+                the other way about, for bad embeddings, or for another `dim`.
         """
-        embeddings = _check_embeddings(embeddings)
-        if not hasattr(self, "means_"):
-            raise InputError("MeanSubtraction.transform needs means: call fit first")
-        if embeddings.shape[1] != self.means_.shape[1]:
-            dims = f"{self.means_.shape[1]} dimensions as in fit, found {embeddings.shape[1]}"
-            raise InputError(f"expected embeddings of {dims}")
-        means = self.means_[self._rows(domains, len(embeddings))]
-        return (embeddings - means).astype(embeddings.dtype)
+        check_fitted(self, "means_")
+        centred = check_embeddings(embeddings, self.means_.shape[1])
+        centred -= self.means_[self._rows(domains, len(centred))]
+        return centred.astype(np.asarray(embeddings).dtype, copy=False)
 
     def _rows(self, domains: Sequence[str] | None, num_embeddings: int) -> np.ndarray | slice:
         if (domains is None) != (self.domains_ is None):
@@ -81,6 +85,35 @@ class MeanSubtraction:
             if name not in self.domains_:
                 raise InputError(f'no mean for domain "{name}": {suggest(name, self.domains_)}')
         return np.searchsorted(self.domains_, names)[domain_of]
+
+
+class LengthNormalisation(BaseEstimator):
+    """Scale each embedding to one length, as a step of a backend; see `length_normalise`.
+
+    Args:
+        length: "one", or "sqrt-dim" for that of a vector of standard normal numbers, as Kaldi's
+            `ivector-normalize-length` does it. Cosines are the same.
+    """
+
+    def __init__(self, length: str = "one") -> None:
+        self.length = length
+
+    def fit(self, embeddings: np.ndarray, labels: np.ndarray | None = None) -> Self:
+        """There is nothing to learn: neither is used."""
+        return self
+
+    def transform(self, embeddings: np.ndarray) -> np.ndarray:
+        """`embeddings (num_embeddings, dim)` scaled to the length, in the type they came in.
+
+        Raises:
+            InputError: what `length_normalise` refuses, or an unknown length.
+        """
+        if self.length not in LENGTHS:
+            raise InputError(f'no length "{self.length}": {suggest(self.length, LENGTHS)}')
+        normalised = length_normalise(embeddings)
+        if self.length == "sqrt-dim":
+            normalised *= np.sqrt(normalised.shape[1]).astype(normalised.dtype)
+        return normalised
 
 
 def length_normalise(embeddings: np.ndarray) -> np.ndarray:
@@ -96,22 +129,15 @@ def length_normalise(embeddings: np.ndarray) -> np.ndarray:
         InputError: for an embedding of zeros, which has no direction (any answer would be a made-up one, and it
             comes from an extractor gone wrong), or one that is not finite. It names the first such row.
     """
-    embeddings = _check_embeddings(embeddings)
-    lengths = np.sqrt(np.einsum("nd,nd->n", embeddings, embeddings, dtype=np.float64))
-    bad = np.flatnonzero(~((lengths > 0) & np.isfinite(lengths)))
-    if len(bad):
-        state = "only zeros" if lengths[bad[0]] == 0 else "NaN or infinity"
-        message = f"cannot scale {len(bad)} of {len(embeddings)} embeddings to unit length"
-        raise InputError(f"{message}: row {bad[0]} holds {state}")
-    return (embeddings / lengths[:, None]).astype(embeddings.dtype)
-
-
-def _check_embeddings(embeddings: np.ndarray) -> np.ndarray:
-    embeddings = np.asarray(embeddings)
-    if embeddings.ndim != 2 or embeddings.dtype.kind != "f":
-        found = f"{embeddings.dtype} of shape {embeddings.shape}"
-        raise InputError(f"expected embeddings to be floats of shape (num_embeddings, dim), found {found}")
-    return embeddings
+    normalised = check_embeddings(embeddings)
+    largest = np.abs(normalised).max(axis=1, initial=0)
+    zero = np.flatnonzero(largest == 0)
+    if len(zero):
+        message = f"cannot scale {len(zero)} of {len(normalised)} embeddings to unit length"
+        raise InputError(f"{message}: row {zero[0]} holds only zeros")
+    normalised /= largest[:, None]  # the squares of what is left neither overflow nor vanish
+    normalised /= np.sqrt(np.einsum("nd,nd->n", normalised, normalised))[:, None]
+    return normalised.astype(np.asarray(embeddings).dtype, copy=False)
 
 
 def _check_domains(domains: Sequence[str], num_embeddings: int) -> np.ndarray:

@@ -27,7 +27,7 @@ def test_embeddings_refused() -> None:
 
 
 def test_unfitted_is_named() -> None:
-    with pytest.raises(InputError, match="ndarray scores only after it was fitted: call fit first"):
+    with pytest.raises(InputError, match="ndarray is not fitted yet: call fit first"):
         check_fitted(np.ones(1), "mean_")
     check_fitted(np.ones(1), "shape")
 

@@ -115,6 +115,8 @@ def test_whiten_range_leaves_out_directions_without_variance() -> None:
         assert_allclose(whiten @ matrix @ whiten.T, np.eye(rank), atol=1e-10)
         assert_allclose(colour @ colour.T, matrix, atol=1e-10)
         assert_allclose(whiten @ colour, np.eye(rank), atol=1e-10)
+        lengths = np.linalg.norm(colour, axis=0)
+        assert (np.diff(lengths) <= 0).all()
 
 
 def test_simultaneous_diagonalise() -> None:
@@ -136,7 +138,9 @@ def test_refusals() -> None:
     assert single == "expected some class of two or more embeddings, found none"
     for wrong in (1.5, -0.1, "ledoit"):
         assert refusal(shrunk_covariance, EMBEDDINGS, wrong).endswith(f'or "ledoit-wolf", found {wrong!r}')
-    assert "covariance of zero" in refusal(floored_eigen, np.zeros((2, 2)), 0.1)
+    assert "differ within their classes, found a covariance of zero" in refusal(
+        floored_eigen, np.zeros((2, 2)), 0.1
+    )
     assert "eigenvalues from -1 to 1" in refusal(whiten_range, np.diag([1.0, -1.0]))
     assert "eigenvalues from 0 to 0" in refusal(whiten_range, np.zeros((2, 2)))
     assert "least eigenvalue 0" in refusal(simultaneous_diagonalise, np.diag([1.0, 0.0]), np.eye(2))

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spkadapt.backend import MeanSubtraction, length_normalise
+from spkadapt.backend.normalise import LengthNormalisation, MeanSubtraction, length_normalise
 from spkadapt.embed import EmbeddingSet
 from spkadapt.errors import InputError
 from spkadapt.metrics import compute_error_counts
-from spkadapt.score import score_cosine
 
 RANDOM = np.random.default_rng(0)
 EMBEDDINGS = RANDOM.normal(size=(30, 4)) + 5
@@ -61,6 +60,16 @@ def test_length_normalise_matches_a_loop_at_any_scale() -> None:
         embeddings = (EMBEDDINGS * scale).astype(np.float32)
         expected = [[float(v) / sum(float(u) ** 2 for u in row) ** 0.5 for v in row] for row in embeddings]
         np.testing.assert_allclose(length_normalise(embeddings), expected, rtol=1e-6)
+    for scale in (1e-300, 1e300):
+        np.testing.assert_allclose(length_normalise(EMBEDDINGS * scale), length_normalise(EMBEDDINGS), rtol=1e-14)
+
+
+def test_length_normalisation_as_a_step() -> None:
+    embeddings = EMBEDDINGS.astype(np.float32)
+    for length, expected in (("one", 1.0), ("sqrt-dim", 2.0)):
+        scaled = LengthNormalisation(length).fit(embeddings).transform(embeddings)
+        assert scaled.dtype == np.float32
+        np.testing.assert_allclose(scaled, expected * length_normalise(embeddings), rtol=1e-6)
 
 
 def test_refusals() -> None:
@@ -83,9 +92,12 @@ def test_refusals() -> None:
     assert "2 domains for 1 embeddings" in refusal(by_domain.transform, EMBEDDINGS[:1], ["cell", "cell"])
     zeros = np.vstack([EMBEDDINGS, np.zeros((2, 4))])
     assert "2 of 32 embeddings to unit length: row 30 holds only zeros" in refusal(length_normalise, zeros)
-    assert "row 1 holds NaN or infinity" in refusal(length_normalise, np.array([[1.0], [np.nan]]))
-    assert "row 0 holds NaN or infinity" in refusal(length_normalise, np.array([[np.inf]]))
+    assert "hold NaN or infinity, first row 1" in refusal(length_normalise, np.array([[1.0], [np.nan]]))
+    assert "hold NaN or infinity, first row 0" in refusal(length_normalise, np.array([[np.inf]]))
+    assert "hold NaN or infinity, first row 3" in refusal(fit, np.insert(EMBEDDINGS, 3, np.nan, axis=0))
     assert "int64 of shape (1, 1)" in refusal(length_normalise, np.ones((1, 1), dtype=int))
+    unknown = refusal(LengthNormalisation("sqrt_dim").transform, EMBEDDINGS)
+    assert unknown == 'no length "sqrt_dim": did you mean "sqrt-dim"?'
 
 
 @pytest.mark.parametrize(
@@ -114,7 +126,8 @@ def test_published_gains_of_centring_on_real_calls(shared: Path, model: str, pub
     )
     eers = []
     for x in candidates:
-        counts = compute_error_counts(score_cosine(x, x, enrol, test), is_target)
+        unit = length_normalise(x)
+        counts = compute_error_counts(np.einsum("nd,nd->n", unit[enrol], unit[test]), is_target)
         nearest = np.abs(counts.p_miss - counts.p_false_alarm).argmin()
         eers.append(50 * (counts.p_miss + counts.p_false_alarm)[nearest])
     np.testing.assert_allclose(eers, published, atol=0.0051)

@@ -224,8 +224,8 @@ def test_refusals() -> None:
     assert "two or more embeddings, found 3 of one each" in refusal(fit, EMBEDDINGS[:3], [0, 1, 2])
     alike = np.array([[1.0, 0], [2, 0], [0, 1], [0, 5]])
     assert "differ in direction, found none that do" in refusal(fit, alike, [0, 0, 1, 1])
-    assert "Psda scores only after it was fitted" in refusal(Psda().enrol_side, EMBEDDINGS)
-    assert "Psda scores only after it was fitted" in refusal(Psda().test_side, EMBEDDINGS)
+    assert "Psda is not fitted yet" in refusal(Psda().enrol_side, EMBEDDINGS)
+    assert "Psda is not fitted yet" in refusal(Psda().test_side, EMBEDDINGS)
     assert "3 dimensions as in fit, found 2" in refusal(MODEL.test_side, EMBEDDINGS[:, :2])
     assert "for each of 2 embeddings, found int64 of shape (3,)" in refusal(
         MODEL.enrol_side, EMBEDDINGS[:2], np.array([0, 1, 0])
