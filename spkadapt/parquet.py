@@ -150,7 +150,7 @@ class ParquetReader:
             return column.to_numpy()
 
     def vectors(self, name: str, row_names: Sequence[str], part: int | None = None) -> np.ndarray:
-        """A column of float vectors of one length, `(num_rows, dim)`, of the dtype that they are stored in.
+        """A column of float vectors of one length, as float32 `(num_rows, dim)`.
 
         Parts are read one after another into one array: the peak is that array and one part.
 
@@ -167,10 +167,11 @@ class ParquetReader:
                 block = self._stack(name, lists, row_names[row : row + len(lists)])
                 if row == 0:
                     num_rows = sum(self.rows_of_part[each] for each in parts)
-                    vectors = np.empty((num_rows, block.shape[1]), block.dtype)
+                    vectors = np.empty((num_rows, block.shape[1]), np.float32)
                 elif block.shape[1] != vectors.shape[1]:
                     raise self._uneven(name, (row_names[row], block.shape[1]), (row_names[0], vectors.shape[1]))
-                vectors[row : row + len(block)] = block
+                with np.errstate(over="ignore"):  # what overflows becomes infinite
+                    vectors[row : row + len(block)] = block
             row += len(lists)
         return vectors
 

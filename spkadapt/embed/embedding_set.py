@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from spkadapt.errors import InputError, shorten
-from spkadapt.files import atomic_path
+from spkadapt.embed.npz import read_npz, write_npz
+from spkadapt.errors import InputError, shorten, suggest
+from spkadapt.kaldi_io import read_ark, read_scp, write_ark, write_scp
+from spkadapt.parquet import ParquetReader, write_parquet
 
-_KEYS = ("utterance_ids", "embeddings")
-# What numpy, zipfile and zlib raise between them on a file that is cut short, altered or not an npz at all.
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,  # a lone .npy file: np.load answers with an array, which `with` cannot open
-    NotImplementedError,
-    RuntimeError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_BLOCK_BYTES = 1 << 20  # checked at once: what a cache holds
+
+
+def _read_parquet(path: str | Path) -> tuple[list[str], np.ndarray]:
+    reader = ParquetReader(path)
+    utterance_ids = reader.text("utterance_id").tolist()
+    return utterance_ids, reader.vectors("embedding", utterance_ids)
+
+
+def _write_parquet(path: str | Path, utterance_ids: Sequence[str], embeddings: np.ndarray) -> None:
+    write_parquet(path, [{"utterance_id": utterance_ids, "embedding": embeddings}])
+
+
+_Read = Callable[[str | Path], tuple[list[str], np.ndarray]]
+_Write = Callable[[str | Path, Sequence[str], np.ndarray], None]
+# The reader and the writer of each file format, by how the file's name ends.
+FORMATS: dict[str, tuple[_Read, _Write]] = {
+    ".npz": (read_npz, write_npz),
+    ".ark": (read_ark, write_ark),
+    ".scp": (read_scp, write_scp),
+    ".parquet": (_read_parquet, _write_parquet),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,36 +63,44 @@ class EmbeddingSet:
         if len(self.utterance_ids) != len(self.embeddings):
             counts = f"{len(self.utterance_ids)} utterance ids for {len(self.embeddings)} embeddings"
             raise InputError(f"expected one embedding for each utterance, found {counts}")
-        repeated = [name for name, count in Counter(self.utterance_ids).items() if count > 1]
-        if repeated:
+        if len(set(self.utterance_ids)) < len(self.utterance_ids):
+            repeated = [name for name, count in Counter(self.utterance_ids).items() if count > 1]
             raise InputError(f"expected each utterance once, found repeated: {shorten(repeated)}")
-        broken = np.flatnonzero(~np.isfinite(self.embeddings).all(axis=1))
-        if len(broken):
+        broken = _rows_not_finite(self.embeddings)
+        if broken:
             names = shorten([self.utterance_ids[row] for row in broken])
             raise InputError(f"expected finite embeddings, found NaN or infinity in: {names}")
 
     @classmethod
     def load(cls, path: str | Path) -> EmbeddingSet:
-        """Read an npz file that holds `utterance_ids` (text) and `embeddings` (floats).
+        """Read a file of the format that its name ends in.
+
+        `.npz`: arrays `utterance_ids` (text) and `embeddings` (floats); large ones are memory-mapped.
+        `.ark`: a Kaldi archive of vectors, binary or text; `.scp`: a Kaldi script file that points into archives.
+        `.parquet`: columns `utterance_id` (text) and `embedding` (lists of floats, all of one length).
 
         Raises:
-            InputError: where the file is missing, cut short, altered, lacks one of the two arrays, or holds
-                embeddings that an `EmbeddingSet` refuses. Nothing in the file is ever run.
+            InputError: where the file is missing, cut short, altered or of another format, or holds embeddings
+                that an `EmbeddingSet` refuses. Nothing in a file is ever run.
         """
-        arrays = _read_arrays(Path(path))
-        ids, embeddings = arrays["utterance_ids"], arrays["embeddings"]
-        if ids.dtype.kind != "U" or ids.ndim != 1:
-            found = f"{ids.dtype} of shape {ids.shape}"
-            raise InputError(f"expected utterance_ids to be one-dimensional text, found {found}", path=path)
+        read, _ = _format_of(path)
+        utterance_ids, embeddings = read(path)
         try:
-            return cls(tuple(ids.tolist()), embeddings)
+            return cls(tuple(utterance_ids), embeddings)
         except InputError as error:
             raise InputError(str(error), path=path) from None
 
     def save(self, path: str | Path) -> None:
-        """Write the set to `path`, atomically, as an npz file that `load` reads back bit for bit."""
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, utterance_ids=np.array(self.utterance_ids, dtype=str), embeddings=self.embeddings)
+        """Write the set, atomically, in the format that `path` ends in, so that `load` reads it back bit for bit.
+
+        `.scp` is written with an archive of the same name beside it. The Kaldi formats cannot hold an empty set
+        or ids with white space.
+
+        Raises:
+            InputError: `path` ends in none of the formats, or the set cannot be written in the one that it does.
+        """
+        _, write = _format_of(path)
+        write(path, self.utterance_ids, self.embeddings)
 
     def rows(self, utterance_ids: Sequence[str], path: str | Path | None = None) -> np.ndarray:
         """The row of each of `utterance_ids`, in their order; an id may be asked for more than once.
@@ -124,17 +140,24 @@ def _as_float32(embeddings: np.ndarray) -> np.ndarray:
         return embeddings.astype(np.float32, copy=False)
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise InputError("expected an npz file of embeddings, found no such file", path=path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = list(file.keys())
-            arrays = {key: file[key] for key in _KEYS if key in found}
-    except _UNREADABLE as error:
-        message = "expected an npz file of embeddings, found one that is damaged or of another kind"
-        raise InputError(f"{message} ({error})", path=path) from error
-    if len(arrays) < len(_KEYS):
-        message = f"expected arrays {' and '.join(_KEYS)}, found: {', '.join(found) or 'none'}"
+def _rows_not_finite(embeddings: np.ndarray) -> list[int]:
+    """The rows that hold NaN or infinity; a block whose sum is finite holds none."""
+    block = max(1, _BLOCK_BYTES // max(1, 4 * embeddings.shape[1]))
+    rows: list[int] = []
+    for row in range(0, len(embeddings), block):
+        numbers = embeddings[row : row + block]
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = numbers.sum()
+        if not np.isfinite(total):
+            rows += (row + np.flatnonzero(~np.isfinite(numbers).all(axis=1))).tolist()
+    return rows
+
+
+def _format_of(path: str | Path) -> tuple[_Read, _Write]:
+    suffix = Path(path).suffix
+    if suffix not in FORMATS:
+        found = f'found "{suffix}"' if suffix else "found no ending"
+        endings = f"{', '.join(list(FORMATS)[:-1])} or {list(FORMATS)[-1]}"
+        message = f"expected an embedding file that ends in {endings}, {found}; {suggest(suffix, FORMATS)}"
         raise InputError(message, path=path)
-    return arrays
+    return FORMATS[suffix]
