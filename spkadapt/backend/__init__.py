@@ -7,6 +7,7 @@ from spkadapt.backend.lda import Lda
 from spkadapt.backend.nap import Nap
 from spkadapt.backend.normalise import LengthNormalisation, MeanSubtraction, length_normalise
 from spkadapt.backend.plda import Plda
+from spkadapt.backend.simplified_plda import SimplifiedPlda
 from spkadapt.backend.wccn import Wccn
 from spkadapt.backend.whitening import Whitening
 
@@ -16,6 +17,7 @@ __all__ = [
     "MeanSubtraction",
     "Nap",
     "Plda",
+    "SimplifiedPlda",
     "Wccn",
     "Whitening",
     "length_normalise",

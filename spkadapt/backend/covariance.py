@@ -78,9 +78,10 @@ class ClassStatistics:
         """The covariance of all embeddings about their mean: scatter / num_embeddings + between."""
         return self.scatter / self.num_embeddings + self.between
 
-    def project(self, projection: np.ndarray) -> ClassStatistics:
-        """The statistics of projection · x, `projection (new_dim, dim)`."""
-        return ClassStatistics(self.counts, self.means @ projection.T, projection @ self.scatter @ projection.T)
+    def project(self, projection: np.ndarray, origin: np.ndarray | float = 0.0) -> ClassStatistics:
+        """The statistics of projection · (x − origin), `projection (new_dim, dim)`."""
+        means = (self.means - origin) @ projection.T
+        return ClassStatistics(self.counts, means, projection @ self.scatter @ projection.T)
 
 
 def number_classes(classes: np.ndarray, num_embeddings: int) -> tuple[np.ndarray, np.ndarray]:
@@ -156,19 +157,14 @@ def within_class_covariance(embeddings: np.ndarray, classes: np.ndarray, *, unbi
     return statistics.scatter / freedom
 
 
-def check_shrinkage(shrinkage: float | str) -> None:
-    """Refuse what `shrunk_covariance` cannot take.
-
-    Raises:
-        InputError: neither a number from 0 to 1 nor "ledoit-wolf".
-    """
-    valid = shrinkage == LEDOIT_WOLF if isinstance(shrinkage, str) else 0 <= shrinkage <= 1
-    if not valid:
-        raise InputError(f'expected shrinkage to be from 0 to 1 or "{LEDOIT_WOLF}", found {shrinkage!r}')
+def shrink(covariance: np.ndarray, shrinkage: float) -> np.ndarray:
+    """(1 − s) S + s (tr S / dim) I: drawn towards the multiple of the identity of the same trace."""
+    dim = len(covariance)
+    return (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / dim * np.eye(dim)
 
 
 def shrunk_covariance(centred: np.ndarray, shrinkage: float | str) -> np.ndarray:
-    """S = XᵀX / num_embeddings drawn towards a multiple of the identity: (1 − s) S + s (tr S / dim) I.
+    """S = XᵀX / num_embeddings after `shrink`.
 
     Args:
         centred: X, embeddings less their mean, or less the mean of their class.
@@ -183,17 +179,16 @@ def shrunk_covariance(centred: np.ndarray, shrinkage: float | str) -> np.ndarray
     Raises:
         InputError: neither a number from 0 to 1 nor "ledoit-wolf".
     """
-    check_shrinkage(shrinkage)
-    num_embeddings, dim = centred.shape
-    sample = centred.T @ centred / num_embeddings
-    identity = np.trace(sample) / dim * np.eye(dim)
-    if isinstance(shrinkage, str):
+    sample = centred.T @ centred / len(centred)
+    if isinstance(shrinkage, str) and shrinkage == LEDOIT_WOLF:
         # Σ‖xxᵀ − S‖² = Σ‖x‖⁴ − num_embeddings ‖S‖², without any of those matrices.
         fourth_powers = (np.einsum("nd,nd->n", centred, centred) ** 2).sum()
-        error = (fourth_powers / num_embeddings - (sample**2).sum()) / num_embeddings
-        distance = ((sample - identity) ** 2).sum()
+        error = (fourth_powers / len(centred) - (sample**2).sum()) / len(centred)
+        distance = ((sample - shrink(sample, 1.0)) ** 2).sum()
         shrinkage = min(1.0, error / distance) if distance > 0 else 1.0
-    return (1 - shrinkage) * sample + shrinkage * identity
+    if isinstance(shrinkage, str) or not 0 <= shrinkage <= 1:
+        raise InputError(f'expected shrinkage to be from 0 to 1 or "{LEDOIT_WOLF}", found {shrinkage!r}')
+    return shrink(sample, shrinkage)
 
 
 def floored_eigen(covariance: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:

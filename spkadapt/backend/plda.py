@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spkadapt.backend.checks import check_embeddings, require_repeated
-from spkadapt.backend.covariance import TwoCovariance, class_statistics
-from spkadapt.backend.plda_em import fit_as_kaldi, fit_two_covariance
+from spkadapt.backend.covariance import TwoCovariance, class_statistics, shrink
+from spkadapt.backend.plda_em import check_settings, fit_as_kaldi, fit_two_covariance
 from spkadapt.backend.plda_scoring import GaussianPlda
-from spkadapt.errors import InputError, suggest
+from spkadapt.errors import InputError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -23,8 +23,8 @@ class Plda(GaussianPlda):
 
     Fewer embeddings than dimensions, speakers with a single one, constant dimensions and duplicates are all well
     defined under "em": directions in which the embeddings do not vary take no part in scores, and in those that
-    vary only between speakers `floor` bounds how sure the model is. Project first (`Lda`, `Whitening`) where there
-    are few embeddings: a bound is no estimate.
+    vary only between speakers `floor` bounds how sure the model is. A bound is no estimate: where there are few
+    embeddings for the dimensions, shrink (or project first, `Lda`, `Whitening`).
 
     Args:
         estimator: "em" maximises the likelihood, from a start of matched moments; "kaldi" is EM as Kaldi's
@@ -32,6 +32,7 @@ class Plda(GaussianPlda):
             start has a scale: give it embeddings of length √dim.
         num_iterations: steps of EM. "kaldi" takes 10 there.
         floor: the least share of the variance in any direction that "em" takes to be within speakers.
+        shrinkage: draws both covariances, once estimated, towards multiples of the identity; see `shrink`.
         enrolment, normalise_length: see `GaussianPlda`.
     """
 
@@ -40,12 +41,14 @@ class Plda(GaussianPlda):
         estimator: str = "em",
         num_iterations: int = 10,
         floor: float = 1e-4,
+        shrinkage: float = 0.0,
         enrolment: str = "average",
         normalise_length: bool = False,
     ) -> None:
         self.estimator = estimator
         self.num_iterations = num_iterations
         self.floor = floor
+        self.shrinkage = shrinkage
         self.enrolment = enrolment
         self.normalise_length = normalise_length
 
@@ -60,17 +63,17 @@ class Plda(GaussianPlda):
             InputError: bad embeddings, not one label for each, fewer than two speakers, no speaker with two
                 embeddings, embeddings that are all equal, or a setting out of its range.
         """
-        if self.estimator not in ESTIMATORS:
-            raise InputError(f'no estimator "{self.estimator}": {suggest(self.estimator, ESTIMATORS)}')
-        if self.num_iterations < 0 or not 0 < self.floor < 1:
-            found = f"num_iterations {self.num_iterations} and floor {self.floor}"
-            raise InputError(f"expected num_iterations of at least 0 and a floor between 0 and 1, found {found}")
+        check_settings(self.estimator, ESTIMATORS, self.num_iterations, self.floor)
+        if not 0 <= self.shrinkage <= 1:
+            raise InputError(f"expected shrinkage to be from 0 to 1, found {self.shrinkage}")
         statistics = class_statistics(check_embeddings(embeddings), labels)
         require_repeated(statistics.counts)
         if self.estimator == "kaldi":
-            self._set_model(fit_as_kaldi(statistics, self.num_iterations))
+            model = fit_as_kaldi(statistics, self.num_iterations)
         else:
-            self._set_model(fit_two_covariance(statistics, self.num_iterations, self.floor))
+            model = fit_two_covariance(statistics, self.num_iterations, self.floor)
+        between, within = (shrink(part, self.shrinkage) for part in (model.between, model.within))
+        self._set_model(TwoCovariance(model.mean, between, within))
         return self
 
     @classmethod

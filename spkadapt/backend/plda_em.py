@@ -10,12 +10,29 @@ so that classes of any number of sizes cost one matrix product, and no inverse f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from spkadapt.backend.covariance import ClassStatistics, TwoCovariance, simultaneous_diagonalise, whiten_range
+from spkadapt.errors import InputError, suggest
 
 # A start with a between-class share of zero could never leave it.
 LEAST_START = 1e-2
+
+
+def check_settings(estimator: str, estimators: Sequence[str], num_iterations: int, floor: float) -> None:
+    """Refuse settings that no fit can use.
+
+    Raises:
+        InputError: an estimator that is none of `estimators`, a negative number of iterations, or a floor that is
+            not between 0 and 1.
+    """
+    if estimator not in estimators:
+        raise InputError(f'no estimator "{estimator}": {suggest(estimator, estimators)}')
+    if num_iterations < 0 or not 0 < floor < 1:
+        found = f"num_iterations {num_iterations} and floor {floor}"
+        raise InputError(f"expected num_iterations of at least 0 and a floor between 0 and 1, found {found}")
 
 
 def log_likelihood(statistics: ClassStatistics, mean: np.ndarray, transform: np.ndarray, psi: np.ndarray) -> float:
@@ -114,14 +131,12 @@ def fit_two_covariance(statistics: ClassStatistics, num_iterations: int, floor: 
         statistics: some class has two or more embeddings
     """
     whiten, colour = whiten_range(statistics.total)
-    origin = statistics.mean
-    centred = ClassStatistics(statistics.counts, statistics.means - origin, statistics.scatter).project(whiten)
-    model = match_moments(centred, floor)
+    whitened = statistics.project(whiten, origin=statistics.mean)
+    model = match_moments(whitened, floor)
     for _ in range(num_iterations):
-        model = step(centred, model, update_mean=True, floor=floor)
-    return TwoCovariance(
-        origin + colour @ model.mean, colour @ model.between @ colour.T, colour @ model.within @ colour.T
-    )
+        model = step(whitened, model, update_mean=True, floor=floor)
+    mean = statistics.mean + colour @ model.mean
+    return TwoCovariance(mean, colour @ model.between @ colour.T, colour @ model.within @ colour.T)
 
 
 def fit_as_kaldi(statistics: ClassStatistics, num_iterations: int) -> TwoCovariance:

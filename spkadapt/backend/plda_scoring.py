@@ -28,7 +28,7 @@ from spkadapt.errors import InputError, suggest
 
 ENROLMENTS = ("average", "by-the-book")
 # ψ, between over within: a dimension of less says nothing about speakers that float32 could hold.
-LEAST_PSI = 1e-12
+LEAST_PSI = 1e-9
 # The least share of the variance within speakers: a model that has less would be sure beyond float32.
 LEAST_WITHIN = 1e-8
 # Embeddings transformed at a time: their float64 intermediates stay small however long the list.

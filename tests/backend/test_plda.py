@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,10 +13,16 @@ from numpy.testing import assert_allclose
 from scipy.stats import multivariate_normal
 
 from spkadapt.backend.covariance import TwoCovariance, class_statistics
+from spkadapt.backend.lda import Lda
+from spkadapt.backend.normalise import LengthNormalisation
 from spkadapt.backend.plda import Plda
 from spkadapt.backend.plda_em import fit_two_covariance, log_likelihood, match_moments, step
 from spkadapt.backend.plda_scoring import GaussianPlda, diagonalise
 from spkadapt.errors import InputError
+from spkadapt.kaldi_io import read_kaldi_matrix, read_kaldi_plda
+
+if TYPE_CHECKING:
+    from tests.backend.conftest import KaldiChain
 
 RANDOM = np.random.default_rng(0)
 
@@ -249,6 +256,17 @@ def test_a_share_within_speakers_of_less_than_the_floor_is_raised_to_it() -> Non
         assert_allclose(Plda(floor=floor).fit(embeddings, labels).psi_, 1 / floor, rtol=0.02)
 
 
+def test_shrinkage_draws_both_covariances_towards_the_identity() -> None:
+    embeddings, labels = draw_embeddings(draw_model(3), [3] * 20)
+    plain, shrunk = Plda().fit(embeddings, labels), Plda(shrinkage=0.25).fit(embeddings, labels)
+    for before, after in ((plain.between_, shrunk.between_), (plain.within_, shrunk.within_)):
+        assert_allclose(after, 0.75 * before + 0.25 * np.trace(before) / 3 * np.eye(3), rtol=1e-9)
+    wide = np.random.default_rng(0).normal(size=(60, 100))
+    assert Plda(shrinkage=0.1).fit(wide, labels).transform_.shape == (100, 100)
+    isotropic = Plda(shrinkage=1.0).fit(embeddings, labels)
+    assert_allclose(isotropic.psi_, np.trace(plain.between_) / np.trace(plain.within_))
+
+
 def test_a_singular_model_still_scores() -> None:
     model = TwoCovariance(np.zeros(2), np.eye(2), np.diag([1.0, 0.0]))
     transform, psi = diagonalise(model)
@@ -271,6 +289,34 @@ def test_kaldi_triple_round_trip() -> None:
     assert_allclose(rising.psi_, plda.psi_)
 
 
+def test_parity_with_kaldi(kaldi_chain: KaldiChain) -> None:
+    """From the embeddings through LDA, length normalisation and PLDA to 5,000 scores of real calls."""
+    chain = kaldi_chain
+    lda, length = Lda(100).fit(chain.source, chain.speakers), LengthNormalisation("sqrt-dim")
+    source, calls = (length.transform(lda.transform(x)) for x in (chain.source, chain.target_domain))
+    plda = Plda("kaldi", enrolment="by-the-book", normalise_length=True).fit(source, chain.speakers)
+
+    trials = [line.split() for line in (chain.folder / "scores_plda.txt").read_text().splitlines()]
+    place = {name: row for row, name in enumerate(chain.utterance_ids)}
+    enrol, test = (calls[[place[trial[side]] for trial in trials]] for side in (0, 1))
+    expected = np.array([float(trial[2]) for trial in trials])
+    scores = plda.score_pairs(plda.enrol_side(enrol), plda.test_side(test)).numpy()
+    assert len(scores) == 5000
+    # Scores near 0 are differences of terms of about 100, of which Kaldi's float32 input leaves six digits.
+    assert_allclose(scores, expected, rtol=1e-5, atol=1e-4)
+
+    mean, transform, psi = read_kaldi_plda(chain.folder / "plda")
+    assert_allclose(plda.psi_, psi, rtol=1e-6)
+    # Kaldi's rows of LDA may have the other sign, and in that basis it estimated.
+    signs = np.sign((lda.to_kaldi() * read_kaldi_matrix(chain.folder / "lda.mat")).sum(axis=1))
+    theirs = Plda.from_kaldi(mean, transform, psi)
+    for ours, kaldis in ((plda.within_, theirs.within_), (plda.between_, theirs.between_)):
+        assert_allclose(signs[:, None] * ours * signs, kaldis, atol=1e-6 * np.abs(kaldis).max())
+    assert_allclose(signs * plda.mean_, mean, atol=1e-6 * np.abs(source).max())
+    scores = theirs.score_pairs(theirs.enrol_side(enrol * signs), theirs.test_side(test * signs)).numpy()
+    assert_allclose(scores, expected, rtol=1e-5, atol=1e-4)
+
+
 def test_refusals() -> None:
     embeddings, labels = draw_embeddings(draw_model(3), [2] * 4)
 
@@ -281,6 +327,7 @@ def test_refusals() -> None:
 
     assert refusal(Plda("kaldy").fit, embeddings, labels) == 'no estimator "kaldy": did you mean "kaldi"?'
     assert "found num_iterations -1 and floor 0.0001" in refusal(Plda(num_iterations=-1).fit, embeddings, labels)
+    assert "shrinkage to be from 0 to 1, found 2" in refusal(Plda(shrinkage=2).fit, embeddings, labels)
     assert "floor between 0 and 1" in refusal(Plda(floor=0).fit, embeddings, labels)
     assert "one class for each of 8" in refusal(Plda().fit, embeddings, labels[1:])
     assert "at least two classes" in refusal(Plda().fit, embeddings, np.zeros(8))
