@@ -23,6 +23,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from spkadapt.backend.checks import check_embeddings, check_fitted
 from spkadapt.backend.scorer import Scorer, Side
 from spkadapt.errors import InputError, suggest
 
@@ -64,18 +65,16 @@ class ScoreNormalisation(BaseEstimator):
         """Keep the cohort's embeddings, `(num_cohort, dim)`, as the scorer is to see them.
 
         Raises:
-            InputError: an unknown method, `num_nearest` below 2, fewer than 2 embeddings, or one not finite.
+            InputError: an unknown method, `num_nearest` below 2, fewer than 2 embeddings, or as `check_embeddings`
+                does.
         """
         if self.method not in METHODS:
             raise InputError(f'unknown score normalisation "{self.method}"; {suggest(self.method, METHODS)}')
         if self.num_nearest < 2:
             raise InputError(f"expected num_nearest of at least 2, found {self.num_nearest}")
-        cohort = np.asarray(cohort, dtype=np.float64)
-        if cohort.ndim != 2 or len(cohort) < 2:
-            raise InputError(f"expected a cohort (at least 2 embeddings, dim), found shape {cohort.shape}")
-        broken = np.flatnonzero(~np.isfinite(cohort).all(axis=1))
-        if len(broken):
-            raise InputError(f"expected a finite cohort, found NaN or infinity in row {broken[0]}")
+        cohort = check_embeddings(cohort)
+        if len(cohort) < 2:
+            raise InputError(f"expected a cohort of at least 2 embeddings, found {len(cohort)}")
         self.cohort_ = cohort
         return self
 
@@ -85,8 +84,7 @@ class ScoreNormalisation(BaseEstimator):
         Raises:
             InputError: before `fit`.
         """
-        if not hasattr(self, "cohort_"):
-            raise InputError("ScoreNormalisation.wrap needs a cohort: call fit first")
+        check_fitted(self, "cohort_")
         num_nearest = self.num_nearest if self.method == "as-norm" else len(self.cohort_)
         return NormalisedScorer(scorer, self.cohort_, self.method, num_nearest, device)
 
