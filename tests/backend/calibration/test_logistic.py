@@ -23,7 +23,7 @@ def make_trials(num_trials: int = 600, num_systems: int = 1) -> tuple[np.ndarray
     random = np.random.default_rng(0)
     is_target = random.random(num_trials) < 0.2
     noise = random.normal(size=(num_trials, num_systems))
-    return 40 + 3 * (noise + is_target[:, None] * np.arange(1, num_systems + 1)), is_target
+    return 40 + 3 * (noise + is_target[:, None] * np.linspace(1, 1.5, num_systems)), is_target
 
 
 def naive_loss(model: LogisticCalibration, columns: np.ndarray, is_target: np.ndarray, w: np.ndarray) -> float:
