@@ -100,7 +100,15 @@ def step(statistics: ClassStatistics, model: TwoCovariance, *, update_mean: bool
 
 
 def floor_within(within: np.ndarray, floor: float) -> np.ndarray:
-    """`within` with eigenvalues of at least `floor`."""
+    """`within` with eigenvalues of at least `floor`; itself where none is below."""
+    try:
+        np.linalg.cholesky(
+            within - floor * np.eye(len(within))
+        )  # exists where all are above: cheaper than they are
+    except np.linalg.LinAlgError:
+        pass
+    else:
+        return within
     eigenvalues, vectors = np.linalg.eigh(within)
     return (vectors * np.maximum(eigenvalues, floor)) @ vectors.T
 

@@ -99,10 +99,11 @@ class GaussianPlda(Scorer, BaseEstimator):
         """
         embeddings, psi = self._check(embeddings), self._speaking_psi()
         models, counts = count_sessions(model_of, len(embeddings))
-        means = sum_by_class(embeddings, models, len(counts)) / counts[:, None] if len(counts) else embeddings
+        if model_of is not None and len(counts):
+            embeddings = sum_by_class(embeddings, models, len(counts)) / counts[:, None]
         if self.enrolment == "average":
             counts = np.ones_like(counts)
-        return _join([self._enrol_block(means[rows], counts[rows, None], psi) for rows in _blocks(len(means))])
+        return _join([self._enrol_block(embeddings[rows], counts[rows], psi) for rows in _blocks(len(embeddings))])
 
     def test_side(self, embeddings: np.ndarray) -> Side:
         """The test side, one row an utterance. Under "average" it is `enrol_side` again.
@@ -113,17 +114,18 @@ class GaussianPlda(Scorer, BaseEstimator):
         embeddings, psi = self._check(embeddings), self._speaking_psi()
         return _join([self._test_block(embeddings[rows], psi) for rows in _blocks(len(embeddings))])
 
-    def _enrol_block(self, means: np.ndarray, n: np.ndarray, psi: np.ndarray) -> Side:
-        z, more = self._latent(means, n)[:, : len(psi)], 1 + (n + 1) * psi
+    def _enrol_block(self, means: np.ndarray, counts: np.ndarray, psi: np.ndarray) -> Side:
+        z = self._latent(means, counts[:, None])[:, : len(psi)]
         scale, constant = _shares_of_test(psi)
-        logarithms = np.log((1 + psi) * (1 + n * psi) / more)
-        offsets = (logarithms - (n * psi * z) ** 2 / ((1 + n * psi) * more)).sum(axis=1) / 2 - constant
-        vectors = [n * psi / (more * scale) * z]
-        if (
-            self.enrolment == "by-the-book"
-        ):  # the weight of t² less that for n = 1, which is in the test side's offset
-            vectors.append(-(n - 1) * psi * scale**2 / (2 * more))
-        return _side(vectors, offsets)
+        sizes, size_of = np.unique(counts, return_inverse=True)
+        n = sizes[:, None]  # what depends on n alone is computed once for each
+        more = 1 + (n + 1) * psi
+        logarithms = np.log((1 + psi) * (1 + n * psi) / more).sum(axis=1) / 2 - constant
+        squares = (n * psi) ** 2 / ((1 + n * psi) * more) / 2
+        vectors = [(n * psi / (more * scale))[size_of] * z]
+        if self.enrolment == "by-the-book":  # t² weighs so much less than for n = 1, which the test's offset has
+            vectors.append((-(n - 1) * psi * scale**2 / (2 * more))[size_of])
+        return _side(vectors, logarithms[size_of] - np.einsum("rd,rd->r", squares[size_of], z**2))
 
     def _test_block(self, embeddings: np.ndarray, psi: np.ndarray) -> Side:
         t = self._latent(embeddings, 1.0)[:, : len(psi)]

@@ -44,4 +44,6 @@ class Projection(BaseEstimator):
 def fix_signs(rows: np.ndarray) -> np.ndarray:
     """Each row or its negative, whichever has a positive largest entry: eigenvectors leave that open."""
     largest = np.abs(rows).argmax(axis=1)
-    return rows * np.where(rows[np.arange(len(rows)), largest] < 0, -1.0, 1.0)[:, None]
+    signs = np.where(rows[np.arange(len(rows)), largest] < 0, -1.0, 1.0)
+    # In the order that a file keeps, as products of another round differently.
+    return np.ascontiguousarray(rows * signs[:, None])

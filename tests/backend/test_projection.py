@@ -103,6 +103,7 @@ def test_any_sizes_are_finite(seed: int, dim: int) -> None:
         projected = projection.transform(embeddings)
         assert np.isfinite(projected).all()
         assert projected.dtype == np.float32
+        assert projection.projection_.flags.c_contiguous
     np.testing.assert_array_equal(embeddings, before)
 
 
