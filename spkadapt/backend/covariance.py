@@ -169,7 +169,7 @@ def shrunk_covariance(centred: np.ndarray, shrinkage: float | str) -> np.ndarray
     Args:
         centred: X, embeddings less their mean, or less the mean of their class.
         shrinkage: s, or "ledoit-wolf" for the s of least expected squared error (Ledoit & Wolf, 2004, *A
-            well-conditioned estimator for large-dimensional covariance matrices*, eqs. 14 and 15):
+            well-conditioned estimator for large-dimensional covariance matrices*):
             s = min(1, Σ‖xxᵀ − S‖² / num_embeddings² / ‖S − (tr S / dim) I‖²).
 
     Shape:
