@@ -2,72 +2,53 @@
 
 from __future__ import annotations
 
-import csv
-import struct
-from pathlib import Path
+from typing import Any
 
-import kaldiio
 import numpy as np
-import pytest
 
 from spkadapt.backend import length_normalise
 from spkadapt.backend.adaptation import KaldiAdaptation, TargetStatistics
 from spkadapt.backend.covariance import TwoCovariance
+from spkadapt.backend.lda import Lda
 from spkadapt.backend.plda import Plda
+from spkadapt.kaldi_io import read_kaldi_matrix, read_kaldi_plda
+
+SETTINGS = KaldiAdaptation(within_covar_scale=0.75, between_covar_scale=0.25)
 
 
-def read_plda(path: Path) -> TwoCovariance:
-    """Kaldi's binary file: a mean, the transform that makes `within` the identity, and the diagonal `between`."""
-    content = path.read_bytes()
-    position = content.index(b"<Plda>") + len(b"<Plda> ")
-    parts = []
-    for num_sizes in (1, 2, 1):
-        position += len(b"DV ")
-        shape = [struct.unpack_from("<i", content, position + 1 + 5 * i)[0] for i in range(num_sizes)]
-        position += 5 * num_sizes
-        parts.append(np.frombuffer(content, "<f8", int(np.prod(shape)), position).reshape(shape))
-        position += parts[-1].nbytes
-    mean, transform, psi = parts
-    back = np.linalg.inv(transform)
-    return TwoCovariance(mean, (back * psi) @ back.T, back @ back.T)
+def score(model: TwoCovariance, chain: Any, calls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Our scores and Kaldi's of the 5,000 trials."""
+    trials = [line.split() for line in (chain.folder / "scores_plda_adapt.txt").read_text().splitlines()]
+    place = {name: row for row, name in enumerate(chain.utterance_ids)}
+    enrol, test = (calls[[place[trial[side]] for trial in trials]] for side in (0, 1))
+    plda = Plda.from_model(model, normalise_length=True)
+    scores = plda.score_pairs(plda.enrol_side(enrol), plda.test_side(test)).numpy()
+    assert len(scores) == 5000
+    return scores, np.array([float(trial[2]) for trial in trials])
 
 
-@pytest.fixture(scope="module")
-def calls(shared: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Every call's embedding as Kaldi's chain leaves it, and the utterances of the adaptation pool."""
-    held = np.load(shared / "corpora/embeddings/wuw2_campplus.npz")
-    rows = dict(zip(held["utterance_ids"].tolist(), held["embeddings"].astype(np.float64), strict=True))
-    with (shared / "corpora/wuw2/manifest.csv").open(newline="") as lines:
-        pool = [row["utterance_id"] for row in csv.DictReader(lines) if row["split"] == "adapt"]
-    centred = np.array([*rows.values()]) - np.mean([rows[name] for name in pool], axis=0)
-    lda = kaldiio.load_mat(str(shared / "fixtures/kaldi/lda.mat"))
-    projected = length_normalise(centred @ lda[:, :-1].T + lda[:, -1]) * np.sqrt(len(lda))
-    return dict(zip(rows, projected, strict=True)), pool
-
-
-@pytest.fixture(scope="module")
-def adapted(shared: Path, calls: tuple[dict[str, np.ndarray], list[str]]) -> TwoCovariance:
-    rows, pool = calls
-    source = read_plda(shared / "fixtures/kaldi/plda")
-    statistics = TargetStatistics.from_embeddings(np.array([rows[name] for name in pool]))
-    return KaldiAdaptation(within_covar_scale=0.75, between_covar_scale=0.25).adapt(source, statistics)
-
-
-def test_parameters(shared: Path, adapted: TwoCovariance) -> None:
-    """Kaldi held embeddings in float32, and means of 1,104 of them near zero."""
-    expected = read_plda(shared / "fixtures/kaldi/plda_adapt")
+def test_parity_from_kaldis_own_model(kaldi_chain: Any) -> None:
+    """Its adapted parameters and scores. It held embeddings in float32, and their mean is near zero."""
+    lda = read_kaldi_matrix(kaldi_chain.folder / "lda.mat")
+    calls = length_normalise(kaldi_chain.target_domain @ lda[:, :-1].T + lda[:, -1]) * np.sqrt(len(lda))
+    source, expected = (
+        Plda.from_kaldi(*read_kaldi_plda(kaldi_chain.folder / name)).model_ for name in ("plda", "plda_adapt")
+    )
+    adapted = SETTINGS.adapt(source, TargetStatistics.from_embeddings(calls[kaldi_chain.is_pool]))
     for field, tolerance in (("mean", 2e-5), ("between", 1e-6), ("within", 1e-6)):
         theirs = getattr(expected, field)
         assert np.linalg.norm(getattr(adapted, field) - theirs) < tolerance * np.linalg.norm(theirs), field
+    scores, theirs = score(adapted, kaldi_chain, calls)
+    np.testing.assert_allclose(scores, theirs, rtol=1e-5, atol=1e-4)
 
 
-def test_scores(shared: Path, calls: tuple[dict[str, np.ndarray], list[str]], adapted: TwoCovariance) -> None:
-    with (shared / "fixtures/kaldi/scores_plda_adapt.txt").open() as lines:
-        trials = [line.split() for line in lines]
-    rows, _ = calls
-    enrol, test = (np.array([rows[trial[side]] for trial in trials]) for side in (0, 1))
-    plda = Plda.from_model(adapted, normalise_length=True)
-    scores = plda.score_pairs(plda.enrol_side(enrol), plda.test_side(test)).numpy()
-    theirs = np.array([float(trial[2]) for trial in trials])
-    assert len(theirs) == 5000
-    np.testing.assert_allclose(scores, theirs, rtol=1e-4, atol=1e-4 * np.std(theirs))
+def test_parity_from_embeddings(kaldi_chain: Any) -> None:
+    """Nothing of Kaldi's but what is expected: our LDA, our PLDA, our adaptation."""
+    lda = Lda(100).fit(kaldi_chain.source, kaldi_chain.speakers)
+    source, calls = (
+        length_normalise(lda.transform(x)) * np.sqrt(100) for x in (kaldi_chain.source, kaldi_chain.target_domain)
+    )
+    model = Plda("kaldi").fit(source, kaldi_chain.speakers).model_
+    statistics = TargetStatistics.from_embeddings(calls[kaldi_chain.is_pool])
+    scores, theirs = score(SETTINGS.prepare(model, statistics).at(1), kaldi_chain, calls)
+    np.testing.assert_allclose(scores, theirs, rtol=1e-5, atol=1e-4)
