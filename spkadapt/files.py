@@ -69,6 +69,20 @@ def read_text(path: str | Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def split_columns(text: str, num_columns: int) -> list[list[str]] | None:
+    """The columns of lines of cells parted by blanks; None unless every line, and there is one, has so many.
+
+    A last line that is empty does not count.
+    """
+    text = text.removesuffix("\n")
+    # One flat list with a mark at each line's end: a million small lists would take ten times as long.
+    cells, num_lines = text.replace("\n", " \0 ").split(), text.count("\n") + 1
+    marks = cells[num_columns :: num_columns + 1]
+    if len(cells) != (num_columns + 1) * num_lines - 1 or marks.count("\0") != num_lines - 1:
+        return None
+    return [cells[column :: num_columns + 1] for column in range(num_columns)]
+
+
 def sha256(path: str | Path) -> str:
     """The SHA-256 checksum of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from spkadapt.errors import InputError
-from spkadapt.files import atomic_path, read_text, sha256, write_json, write_text
+from spkadapt.files import atomic_path, read_text, sha256, split_columns, write_json, write_text
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -111,3 +111,10 @@ def test_sha256_is_hashlibs(tmp_path: Path, size: int) -> None:
     data = bytes(range(256)) * (size // 256 + 1)
     (tmp_path / "file").write_bytes(data[:size])
     assert sha256(tmp_path / "file") == hashlib.sha256(data[:size]).hexdigest()
+
+
+def test_columns() -> None:
+    assert split_columns("a b\n c\t d \n", 2) == [["a", "c"], ["b", "d"]]
+    assert split_columns("a b c", 3) == [["a"], ["b"], ["c"]]
+    for text in ("", "\n", "a b\nc", "a b\nc d e", "a\nb c d", "a b\n\nc d", "a b c\nd", "\na b"):
+        assert split_columns(text, 2) is None, text

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spkadapt.errors import InputError
-from spkadapt.trials import Trials, load_trials
+from spkadapt.trials import Trials, load_trials, number_ids
 
 ORDERS = {
     "kaldi": ("a b target\nb c nontarget\n", [True, False]),
@@ -47,6 +47,11 @@ def test_ids_may_look_like_labels(tmp_path: Path) -> None:
     assert (trials.enrol_ids, trials.test_ids) == (("1", "0"), ("0", "target"))
 
 
+EXPECTED = 'expected "enrol test target|nontarget" (Kaldi), "1|0 enrol test" (VoxCeleb) or "enrol test"'
+HEADER = "if line 1 is a header, leave it out"
+PARTS, BLANKS = "seems to part into columns", "with blanks or tabs between them"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -67,6 +72,17 @@ def test_ids_may_look_like_labels(tmp_path: Path) -> None:
         ("1 a b\na b target\n", '2: found "a b target"; expected "1|0 enrol test" as in line 1'),
         ("a b\na b target\n", '2: found "a b target"; expected "enrol test" as in line 1'),
         ("a b\n\na b\n", '2: found ""; expected "enrol test" as in line 1'),
+        ("a b\n\n", '2: found ""; expected "enrol test" as in line 1'),
+        ("enrol test label\na b target\n", f'1: found "enrol test label"; {EXPECTED}; {HEADER}'),
+        ("label enrol test\r\n1 a b\r\n", f'1: found "label enrol test"; {EXPECTED}; {HEADER}'),
+        ("a,b,target\n", f'1: found "a,b,target", which "," {PARTS}; {EXPECTED}, {BLANKS}'),
+        (
+            "enrol;test;label\na;b;target\n",
+            f'1: found "enrol;test;label", which ";" {PARTS}; {EXPECTED}, {BLANKS}',
+        ),
+        ("1, a, b\n", f'1: found "1, a, b", which "," {PARTS}; {EXPECTED}, {BLANKS}'),
+        ("a|b\r\n", f'1: found "a|b", which "|" {PARTS}; {EXPECTED}, {BLANKS}'),
+        ("a b target\na,b,target\n", '2: found "a,b,target"; expected "enrol test target|nontarget" as in line 1'),
     ],
 )
 def test_bad_lists(tmp_path: Path, text: str, message: str) -> None:
@@ -75,6 +91,36 @@ def test_bad_lists(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         load_trials(path)
     assert str(caught.value) == f"{path}:{message}"
+
+
+def test_marks_may_be_part_of_ids(tmp_path: Path) -> None:
+    (tmp_path / "t").write_text("a,1 b;2\nc, d\n")
+    assert load_trials(tmp_path / "t").enrol_ids == ("a,1", "c,")
+
+
+def test_a_trial_may_be_listed_twice_but_not_with_two_labels(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    path.write_text("a b target\nc d nontarget\na b target\nb a nontarget\n")
+    assert len(load_trials(path)) == 4
+    for text, message in {
+        "x y target\na b nontarget\nc d target\na b nontarget\nc d nontarget\na b target\n": (
+            '5: found "c d" as a non-target, and as a target in line 3'
+        ),
+        "0 a b\n1 c b\n0 c b\n1 a b\n0 a b": '3: found "c b" as a non-target, and as a target in line 2',
+        "0 a b\n0 a b\n1 a b\n0 a b": '3: found "a b" as a target, and as a non-target in line 2',
+    }.items():
+        path.write_text(text)
+        with pytest.raises(InputError) as caught:
+            load_trials(path)
+        assert str(caught.value) == f"{path}:{message}; expected one label for each trial"
+
+
+def test_ids_are_numbered_in_order_of_first_occurrence() -> None:
+    names, numbers = number_ids(["b", "a", "b", "c", "a"])
+    assert names == ("b", "a", "c")
+    assert numbers.dtype == np.int32
+    assert numbers.tolist() == [0, 1, 0, 2, 1]
+    assert number_ids([])[0] == ()
 
 
 def test_no_list_and_no_text(tmp_path: Path) -> None:
@@ -92,6 +138,9 @@ ID = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_siz
 @given(rows=st.lists(st.tuples(ID, ID, st.booleans()), min_size=1, max_size=8), labelled=st.booleans())
 def test_round_trip(tmp_path: Path, rows: list[tuple[str, str, bool]], labelled: bool) -> None:
     enrol_ids, test_ids, labels = zip(*rows, strict=True)
+    if labelled:  # one label for each trial
+        label_of = dict(zip(zip(enrol_ids, test_ids, strict=True), labels, strict=True))
+        labels = tuple(label_of[pair] for pair in zip(enrol_ids, test_ids, strict=True))
     trials = Trials(enrol_ids, test_ids, np.array(labels) if labelled else None)
     trials.save(tmp_path / "trials.txt")
     loaded = load_trials(tmp_path / "trials.txt")

@@ -17,6 +17,7 @@ from torch import nn
 
 from spkadapt.adapt import MultiTaskObjective
 from spkadapt.backbone import FrameDnn
+from spkadapt.backend.cosine import CosineScorer
 from spkadapt.backend.normalise import MeanSubtraction
 from spkadapt.batches import SourceBatches, SplicedFrames, TargetDomainBatches, frame_statistics
 from spkadapt.embed import EmbeddingSet, compute_embeddings
@@ -29,7 +30,7 @@ from spkadapt.pretrain import PRETRAINERS, PretrainProgress
 from spkadapt.progress import Progress
 from spkadapt.recipe import Recipe
 from spkadapt.run_folder import RunFolder
-from spkadapt.score import Scores, save_scores, score_cosine
+from spkadapt.score import Scores, prepare_sides, save_scores, score_trials
 from spkadapt.train import train
 from spkadapt.trials import Trials
 
@@ -75,13 +76,13 @@ def apply_backends(embeddings: EmbeddingSet, pool: EmbeddingSet) -> dict[str, Em
     }
 
 
-def score_trials(
+def score_by_cosine(
     embeddings: EmbeddingSet, trials: Trials, *, device: str = "cpu", path: str | Path | None = None
 ) -> Scores:
     """Cosine scores of a trial list. Raises `InputError` listing ids without an embedding; `path` is theirs."""
-    enrol = embeddings.rows(trials.enrol_ids, path)
-    test = embeddings.rows(trials.test_ids, path)
-    values = score_cosine(embeddings.embeddings, embeddings.embeddings, enrol, test, device=device)
+    scorer = CosineScorer()
+    sides = prepare_sides(scorer, trials, embeddings, path=path)
+    values = score_trials(scorer, sides.enrol, sides.test, sides.rows, device=device)
     return Scores(trials.enrol_ids, trials.test_ids, values)
 
 
@@ -153,7 +154,7 @@ class _SeedRun:
         embeddings.save(self.folder / "embeddings.npz")
         pool = embeddings.select([item.utterance_id for item in self.corpus.target_domain.recordings])
         for backend, transformed in apply_backends(embeddings, pool).items():
-            scores = score_trials(transformed, self.corpus.trials, device=device)
+            scores = score_by_cosine(transformed, self.corpus.trials, device=device)
             save_scores(self.folder / f"scores_{backend}.txt", scores)
 
     def build_model(self) -> tuple[SpeakerModel, dict[str, Any]]:

@@ -24,7 +24,7 @@ from spkadapt.manifest import Manifest, UnlabelledPool, load_manifest
 from spkadapt.metrics import EER_DEFINITION, MIN_DCF_DEFINITION, compute_eer, compute_min_dcf, compute_rocch_eer
 from spkadapt.model import ModelDescription, SpeakerModel, load_model, save_model
 from spkadapt.pipeline.corpus import fingerprint, prepare_features
-from spkadapt.pipeline.run import score_trials, show_terms
+from spkadapt.pipeline.run import score_by_cosine, show_terms
 from spkadapt.progress import Progress
 from spkadapt.run_folder import trial_truth
 from spkadapt.score import align_scores, load_scores, save_scores
@@ -255,7 +255,7 @@ def score_file(
     if centre is not None:
         mean = MeanSubtraction().fit(EmbeddingSet.load(centre).embeddings)
         vectors = replace(vectors, embeddings=mean.transform(vectors.embeddings))
-    save_scores(out, score_trials(vectors, listed, device=device, path=trials))
+    save_scores(out, score_by_cosine(vectors, listed, device=device, path=trials))
     progress.say(f"{len(listed)} scores → {out}")
 
 

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from spkadapt.score.blocks import score_all_pairs, score_cosine
+from spkadapt.score.blocks import Block, iterate_blocks, score_all_pairs
 from spkadapt.score.files import Scores, align_scores, load_scores, save_scores
+from spkadapt.score.listed import TrialRows, score_trials
+from spkadapt.score.sides import TrialSides, prepare_sides
 
-__all__ = ["Scores", "align_scores", "load_scores", "save_scores", "score_all_pairs", "score_cosine"]
+__all__ = [
+    "Block",
+    "Scores",
+    "TrialRows",
+    "TrialSides",
+    "align_scores",
+    "iterate_blocks",
+    "load_scores",
+    "prepare_sides",
+    "save_scores",
+    "score_all_pairs",
+    "score_trials",
+]
