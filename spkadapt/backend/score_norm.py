@@ -32,61 +32,8 @@ METHODS = ("z-norm", "t-norm", "s-norm", "as-norm")
 _BLOCK_SCORES = 1 << 22
 # Scores come in float32: those that differ by less than this share of themselves may be one score, rounded.
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
-
-
-class ScoreNormalisation(BaseEstimator):
-    """Holds the cohort that scores are normalised against; `wrap` gives the scorer that does it.
-
-    The cohort should be of the domain that the trials come from: unlabelled recordings will do, as most pairs of
-    them are of different speakers. One that is also a side of a trial is left out of that side's statistics
-    (rows equal in every value); other recordings of the trial's speakers are not known here, and should not be in
-    the cohort. One vector a recording, the mean of its utterances, keeps a long recording from filling a side's
-    nearest.
-
-    Args:
-        method: one of `METHODS`.
-        num_nearest: how many of a side's highest cohort scores as-norm takes; all of them where they are fewer,
-            which is s-norm. The others ignore it.
-
-    Attributes:
-        cohort_: the cohort's embeddings, float64.
-
-    Shape:
-        cohort_: `(num_cohort, dim)`
-    """
-
-    cohort_: np.ndarray
-
-    def __init__(self, method: str = "as-norm", num_nearest: int = 300) -> None:
-        self.method = method
-        self.num_nearest = num_nearest
-
-    def fit(self, cohort: np.ndarray) -> ScoreNormalisation:
-        """Keep the cohort's embeddings, `(num_cohort, dim)`, as the scorer is to see them.
-
-        Raises:
-            InputError: an unknown method, `num_nearest` below 2, fewer than 2 embeddings, or as `check_embeddings`
-                does.
-        """
-        if self.method not in METHODS:
-            raise InputError(f'unknown score normalisation "{self.method}"; {suggest(self.method, METHODS)}')
-        if self.num_nearest < 2:
-            raise InputError(f"expected num_nearest of at least 2, found {self.num_nearest}")
-        cohort = check_embeddings(cohort)
-        if len(cohort) < 2:
-            raise InputError(f"expected a cohort of at least 2 embeddings, found {len(cohort)}")
-        self.cohort_ = cohort
-        return self
-
-    def wrap(self, scorer: Scorer, device: str | torch.device = "cpu") -> NormalisedScorer:
-        """The normalised form of `scorer`; cohort scores are computed on `device`.
-
-        Raises:
-            InputError: before `fit`.
-        """
-        check_fitted(self, "cohort_")
-        num_nearest = self.num_nearest if self.method == "as-norm" else len(self.cohort_)
-        return NormalisedScorer(scorer, self.cohort_, self.method, num_nearest, device)
+# Embeddings that are this share of their length apart are one, that went through products of different sizes.
+_SAME = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,37 +61,74 @@ class NormalisedSide(Side):
         return _normalised_side(self.raw.to(device), self.scales.to(device), self.shifts.to(device))
 
 
-class NormalisedScorer(Scorer):
-    """A scorer whose scores are normalised; made by `ScoreNormalisation.wrap`.
+class NormalisedScorer(BaseEstimator, Scorer):
+    """A scorer whose scores are normalised against a cohort.
 
-    Making a side scores it against the cohort, in blocks of bounded memory.
+    The cohort should be of the domain that the trials come from: unlabelled recordings will do, as most pairs of
+    them are of different speakers. One that is also a side of a trial is left out of that side's statistics (it is
+    known by its values, but for rounding); other recordings of the trial's speakers are not known here, and should
+    not be in the cohort. One vector a recording, the mean of its utterances, keeps a long recording from filling a
+    side's nearest. Making a side scores it against the cohort, in blocks of bounded memory.
+
+    Args:
+        scorer: whose scores are normalised.
+        method: one of `METHODS`.
+        num_nearest: how many of a side's highest cohort scores as-norm takes; all of them where they are fewer,
+            which is s-norm. The others ignore it.
+
+    Attributes:
+        cohort_: the cohort's embeddings, float64.
+        device: where cohort scores are computed; no setting, as it does not belong to a model.
+
+    Shape:
+        cohort_: `(num_cohort, dim)`
     """
 
-    def __init__(
-        self, scorer: Scorer, cohort: np.ndarray, method: str, num_nearest: int, device: str | torch.device
-    ) -> None:
+    cohort_: np.ndarray
+    device: str = "cpu"
+
+    def __init__(self, scorer: Scorer, method: str = "as-norm", num_nearest: int = 300) -> None:
         self.scorer = scorer
-        self._cohort, self._num_nearest, self._device = cohort, num_nearest, device
-        self._enrol_share, self._test_share = {"z-norm": (1.0, 0.0), "t-norm": (0.0, 1.0)}.get(method, (0.5, 0.5))
+        self.method = method
+        self.num_nearest = num_nearest
+
+    def fit(self, cohort: np.ndarray) -> NormalisedScorer:
+        """Keep the cohort's embeddings, `(num_cohort, dim)`, as the scorer is to see them.
+
+        Raises:
+            InputError: an unknown method, `num_nearest` below 2, fewer than 2 embeddings, or as `check_embeddings`
+                does.
+        """
+        if self.method not in METHODS:
+            raise InputError(f'unknown score normalisation "{self.method}"; {suggest(self.method, METHODS)}')
+        if self.num_nearest < 2:
+            raise InputError(f"expected num_nearest of at least 2, found {self.num_nearest}")
+        cohort = check_embeddings(cohort)
+        if len(cohort) < 2:
+            raise InputError(f"expected a cohort of at least 2 embeddings, found {len(cohort)}")
+        self.cohort_ = cohort
+        return self
 
     def enrol_side(self, embeddings: np.ndarray, model_of: np.ndarray | None = None) -> NormalisedSide:
         """The enrolment side and its statistics against the cohort as test utterances.
 
         Raises:
-            InputError: as the scorer beneath does, or for a model whose cohort scores are all the same.
+            InputError: before `fit`, as the scorer beneath does, or for a model whose cohort scores are all
+                the same.
         """
         raw = self.scorer.enrol_side(embeddings, model_of)
         rows = np.arange(len(embeddings)) if model_of is None else np.asarray(model_of)
-        return self._normalise(raw, embeddings, rows, self._enrol_share, is_enrol=True)
+        return self._normalise(raw, embeddings, rows, is_enrol=True)
 
     def test_side(self, embeddings: np.ndarray) -> NormalisedSide:
         """The test side and its statistics against the cohort as enrolments of one utterance.
 
         Raises:
-            InputError: as the scorer beneath does, or for an utterance whose cohort scores are all the same.
+            InputError: before `fit`, as the scorer beneath does, or for an utterance whose cohort scores are
+                all the same.
         """
         raw = self.scorer.test_side(embeddings)
-        return self._normalise(raw, embeddings, np.arange(len(embeddings)), self._test_share, is_enrol=False)
+        return self._normalise(raw, embeddings, np.arange(len(embeddings)), is_enrol=False)
 
     def score_block(self, enrol: Side, test: Side) -> Tensor:
         """The normalised score of every row of `enrol` with every row of `test`."""
@@ -159,14 +143,14 @@ class NormalisedScorer(Scorer):
         raw = self.scorer.score_pairs(enrol.raw, test.raw)
         return raw.mul_(enrol.scales + test.scales).add_(enrol.shifts).add_(test.shifts)
 
-    def _normalise(
-        self, raw: Side, embeddings: np.ndarray, rows: np.ndarray, share: float, *, is_enrol: bool
-    ) -> NormalisedSide:
-        if not share:
+    def _normalise(self, raw: Side, embeddings: np.ndarray, rows: np.ndarray, *, is_enrol: bool) -> NormalisedSide:
+        check_fitted(self, "cohort_")
+        if self.method == ("t-norm" if is_enrol else "z-norm"):
             nothing = torch.zeros(len(raw))
             return _normalised_side(raw, nothing, nothing)
+        num_nearest = self.num_nearest if self.method == "as-norm" else len(self.cohort_)
         means, deviations = _cohort_statistics(
-            self.scorer, raw, embeddings, rows, self._cohort, self._num_nearest, self._device, is_enrol=is_enrol
+            self.scorer, raw, embeddings, rows, self.cohort_, num_nearest, self.device, is_enrol=is_enrol
         )
         flat = np.flatnonzero(~(deviations > _ROUNDING * np.abs(means)))
         if len(flat):
@@ -175,7 +159,7 @@ class NormalisedScorer(Scorer):
                 f"cannot normalise: all cohort scores of {side} row {flat[0]} are the same, "
                 f"and {len(flat)} of {len(raw)} rows are so"
             )
-        scales = share / deviations
+        scales = (0.5 if self.method in ("s-norm", "as-norm") else 1.0) / deviations
         return _normalised_side(raw, *(torch.from_numpy(v).float() for v in (scales, -means * scales)))
 
 
@@ -191,8 +175,8 @@ def compute_cohort_statistics(
     """Mean and standard deviation of each embedding's `num_nearest` highest scores against the cohort.
 
     What as-norm divides by, and a quality measure too: the mean is high for the voice, or the channel, that many
-    others resemble. Deviations are divided by the number of scores, not one less. A cohort row equal to the
-    embedding does not count.
+    others resemble. Deviations are divided by the number of scores, not one less. The embedding itself,
+    where the cohort has it, does not count.
 
     Args:
         is_enrol: which side of a trial the embeddings are.
@@ -220,13 +204,17 @@ def _cohort_statistics(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of each row of `side`; `row_of` says which row each of the embeddings went into."""
     cohort_side = (scorer.test_side(cohort) if is_enrol else scorer.enrol_side(cohort)).to(device)
-    itself, place = _equal_rows(np.asarray(embeddings, dtype=np.float64), np.asarray(cohort, dtype=np.float64))
+    itself, place = _same_rows(np.asarray(embeddings, dtype=np.float64), np.asarray(cohort, dtype=np.float64))
     owner = row_of[itself]
     num_nearest = min(num_nearest, len(cohort))
     means, deviations = np.empty((2, len(side)))
     for block in _row_blocks(len(side), len(cohort)):
         part = side.rows(block).to(device)
-        scores = scorer.score_block(part, cohort_side) if is_enrol else scorer.score_block(cohort_side, part).T
+        scores = (
+            scorer.score_block(part, cohort_side)
+            if is_enrol
+            else scorer.score_block(cohort_side, part).T.contiguous()
+        )
         here = np.flatnonzero((owner >= block.start) & (owner < block.stop))
         excluded = (torch.from_numpy(owner[here] - block.start), torch.from_numpy(place[here]))
         scores[excluded[0].to(scores.device), excluded[1].to(scores.device)] = -torch.inf
@@ -245,19 +233,20 @@ def _finite_statistics(scores: Tensor) -> tuple[Tensor, Tensor]:
     return means, (residuals.square().sum(dim=1) / count).sqrt()
 
 
-def _equal_rows(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs (row of `first`, row of `second`) that are equal in every value, by a hash of each row."""
-    # Sums of 64-bit integers wrap without rounding, so equal rows have equal hashes whatever order they add up in.
-    keys = np.random.default_rng(0).integers(1 << 63, size=first.shape[1], dtype=np.uint64) | np.uint64(1)
-    hashes = [(np.ascontiguousarray(rows).view(np.uint64) * keys).sum(axis=1) for rows in (first, second)]
-    order = np.argsort(hashes[1], kind="stable")
-    left, right = (np.searchsorted(hashes[1][order], hashes[0], side) for side in ("left", "right"))
+def _same_rows(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs (row of `first`, row of `second`) that are one embedding but for rounding, as `_SAME` has it."""
+    # Rows that close are as close on any line: sort `second` along one, and compare those within reach.
+    line = np.random.default_rng(0).normal(size=first.shape[1])
+    line /= np.linalg.norm(line)
+    reach = _SAME * np.linalg.norm(first, axis=1)
+    along, order = first @ line, np.argsort(second @ line)
+    left, right = (np.searchsorted((second @ line)[order], along + sign * 2 * reach) for sign in (-1, 1))
     counts = right - left
     rows = np.repeat(np.arange(len(first)), counts)
     within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     others = order[np.repeat(left, counts) + within]
-    equal = (first[rows] == second[others]).all(axis=1)
-    return rows[equal], others[equal]
+    same = np.linalg.norm(first[rows] - second[others], axis=1) <= reach[rows]
+    return rows[same], others[same]
 
 
 def _row_blocks(num_rows: int, width: int) -> Iterator[slice]:

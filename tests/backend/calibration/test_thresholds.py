@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spkadapt.backend.calibration import compute_far_threshold, compute_impostor_threshold, thresholds
-from spkadapt.backend.score_norm import ScoreNormalisation
+from spkadapt.backend.score_norm import NormalisedScorer
 from spkadapt.backend.scorer import Scorer, Side
 from spkadapt.errors import InputError
 
@@ -77,7 +77,7 @@ def test_impostor_threshold_is_that_of_all_pairs(
 def test_impostor_threshold_of_normalised_scores() -> None:
     random = np.random.default_rng(0)
     embeddings = random.normal(size=(50, 4))
-    scorer = ScoreNormalisation(num_nearest=10).fit(random.normal(size=(40, 4))).wrap(Product())
+    scorer = NormalisedScorer(Product(), num_nearest=10).fit(random.normal(size=(40, 4)))
     found = compute_impostor_threshold(scorer, embeddings, np.arange(50), 0.01)
     scores = scorer.score_block(scorer.enrol_side(embeddings), scorer.test_side(embeddings)).numpy()
     assert found == compute_far_threshold(scores[~np.eye(50, dtype=bool)], 0.01)
