@@ -49,11 +49,6 @@ class CodedText:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def tolist(self) -> list[str]:
-        """The text of each row."""
-        names = self.names
-        return [names[code] for code in self.codes.tolist()]
-
 
 Column = np.ndarray | CodedText | Sequence[str]
 
@@ -64,8 +59,8 @@ def write_parquet(path: str | Path, batches: Iterable[Mapping[str, Column]]) -> 
     Args:
         path: the file to write.
         batches: the columns of each batch by name, all of one length, the same columns in each batch. A column
-            is text, numbers `(num_rows,)` (floats, integers or booleans), or vectors `(num_rows, dim)`, which
-            become lists of a fixed size.
+            is text (`CodedText` where much recurs), numbers `(num_rows,)` (floats, integers or booleans), or
+            vectors `(num_rows, dim)`, which become lists of a fixed size.
 
     At least one batch is needed, to name the columns; it may be of no rows.
     """
@@ -73,17 +68,21 @@ def write_parquet(path: str | Path, batches: Iterable[Mapping[str, Column]]) -> 
     with atomic_path(path) as temporary:
         try:
             for batch in batches:
-                table = pa.table({name: _to_arrow(column) for name, column in batch.items()})
-                if writer is None:
-                    text = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
-                    # Floats do not compress, and speed is what they are for; the checksum finds altered bytes.
-                    writer = pq.ParquetWriter(
-                        temporary, table.schema, compression="none", use_dictionary=text, write_page_checksum=True
-                    )
-                writer.write_table(table, row_group_size=_PART_ROWS)
+                columns = {name: _to_arrow(column) for name, column in batch.items()}
+                schema = pa.schema([pa.field(name, each.type, nullable=False) for name, each in columns.items()])
+                writer = writer or _writer(temporary, schema)
+                writer.write_table(pa.Table.from_arrays([*columns.values()], schema=schema), _PART_ROWS)
         finally:
             if writer is not None:
                 writer.close()
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Floats do not compress, and their bounds help nobody; the checksum finds altered bytes."""
+    coded = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+    return pq.ParquetWriter(
+        path, schema, compression="none", use_dictionary=coded, write_statistics=False, write_page_checksum=True
+    )
 
 
 def _to_arrow(column: Column) -> pa.Array:
@@ -91,10 +90,12 @@ def _to_arrow(column: Column) -> pa.Array:
         codes = pa.array(column.codes, pa.int32())
         return pa.DictionaryArray.from_arrays(codes, pa.array(column.names, pa.string()))
     if not isinstance(column, np.ndarray):
-        return pa.array(column, pa.string()).dictionary_encode()
+        return pa.array(column, pa.string())
     if column.ndim == 1:
         return pa.array(column)
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(column).reshape(-1)), column.shape[1])
+    numbers = pa.array(np.ascontiguousarray(column).reshape(-1))
+    kind = pa.list_(pa.field("element", numbers.type, nullable=False), column.shape[1])
+    return pa.FixedSizeListArray.from_arrays(numbers, type=kind)
 
 
 class ParquetReader:
@@ -129,16 +130,26 @@ class ParquetReader:
         if self.num_rows != sum(self.rows_of_part) or not 0 <= self.num_rows <= _MOST_ROWS_PER_BYTE * size:
             raise InputError(f"damaged: it claims {self.num_rows} rows in {size} bytes", path=path)
 
-    def text(self, name: str, part: int | None = None) -> CodedText:
+    def text(self, name: str, part: int | None = None) -> list[str]:
         """A column of text."""
-        column = self._column(name, part)
+        column = self._text(name, part)
         with self._reading():
-            kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                raise self._wrong_kind(name, "text", column.type)
+            return column.to_numpy().tolist()
+
+    def coded_text(self, name: str, part: int | None = None) -> CodedText:
+        """A column of text in which much recurs."""
+        column = self._text(name, part)
+        with self._reading():
             coded = _as_array(column.dictionary_encode().unify_dictionaries())
             codes = coded.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
             return CodedText(tuple(coded.dictionary.to_pylist()), codes)
+
+    def _text(self, name: str, part: int | None) -> pa.ChunkedArray:
+        column = self._column(name, part)
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise self._wrong_kind(name, "text", column.type)
+        return column
 
     def numbers(self, name: str, part: int | None = None) -> np.ndarray:
         """A column of numbers, `(num_rows,)`, of the dtype that they are stored in."""

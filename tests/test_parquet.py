@@ -19,6 +19,10 @@ SCORES = np.array([0.5, -np.inf, np.nan, -0.0, 1e-300])
 VECTORS = np.arange(15, dtype=np.float32).reshape(5, 3) / 7
 
 
+def decode(coded: CodedText) -> list[str]:
+    return [coded.names[code] for code in coded.codes]
+
+
 def write_example(path: Path, num_batches: int = 1) -> None:
     batch = {"id": TEXT, "score": SCORES, "is_target": SCORES > 0, "vector": VECTORS}
     write_parquet(path, [batch] * num_batches)
@@ -31,8 +35,9 @@ def test_round_trip_is_exact(tmp_path: Path, num_batches: int) -> None:
     reader = ParquetReader(path)
     assert (reader.num_rows, reader.rows_of_part) == (5 * num_batches, [5] * num_batches)
     assert reader.columns == ("id", "score", "is_target", "vector")
-    coded = reader.text("id")
-    assert coded.tolist() == TEXT * num_batches
+    assert reader.text("id") == TEXT * num_batches
+    coded = reader.coded_text("id")
+    assert decode(coded) == TEXT * num_batches
     assert len(coded) == 5 * num_batches
     assert sorted(coded.names) == sorted(set(TEXT))
     assert reader.numbers("score").tobytes() == np.tile(SCORES, num_batches).tobytes()
@@ -47,23 +52,29 @@ def test_one_part_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     write_parquet(path, [{"id": [f"u{i}"], "score": np.array([i]), "v": np.full((1, 2), i / 2)} for i in range(3)])
     reader = ParquetReader(path)
-    assert reader.text("id", part=1).tolist() == ["u1"]
+    assert reader.text("id", part=1) == ["u1"]
     assert reader.numbers("score", part=2).tolist() == [2]
     assert reader.vectors("v", ["u1"], part=1).tolist() == [[0.5, 0.5]]
 
 
 def test_coded_text_is_written_as_coded(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
-    write_parquet(path, [{"id": CodedText(("x", "y"), np.array([1, 0, 1]))}])
-    assert ParquetReader(path).text("id").tolist() == ["y", "x", "y"]
-    assert pq.read_table(path).column("id").to_pylist() == ["y", "x", "y"]
+    write_parquet(path, [{"id": CodedText(("x", "y"), np.array(codes))} for codes in ([1, 0, 1], [0, 0])])
+    assert ParquetReader(path).text("id") == ["y", "x", "y", "x", "x"]
+    assert decode(ParquetReader(path).coded_text("id")) == ["y", "x", "y", "x", "x"]
+    assert decode(ParquetReader(path).coded_text("id", part=1)) == ["x", "x"]
+    assert pq.read_table(path).column("id").to_pylist() == ["y", "x", "y", "x", "x"]
+    many = CodedText(("a" * 100,), np.zeros(10**5, np.int32))
+    write_parquet(path, [{"id": many}])
+    assert path.stat().st_size < 10**4
 
 
 def test_no_rows(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     write_parquet(path, [{"id": [], "score": np.empty(0), "vector": np.empty((0, 3), np.float32)}])
     reader = ParquetReader(path)
-    assert reader.text("id").tolist() == []
+    assert reader.text("id") == []
+    assert decode(reader.coded_text("id")) == []
     assert reader.numbers("score").shape == (0,)
     assert reader.vectors("vector", []).shape[0] == 0
 
@@ -77,7 +88,7 @@ def test_reads_what_others_write(tmp_path: Path, dtype: pa.DataType) -> None:
     pq.write_table(pa.table({"id": ids, "vector": lists}), path, row_group_size=2, compression="zstd")
     reader = ParquetReader(path)
     assert reader.rows_of_part == [2, 2, 1]
-    assert reader.text("id").tolist() == TEXT
+    assert reader.text("id") == TEXT
     vectors = reader.vectors("vector", TEXT)
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, VECTORS)
@@ -99,7 +110,7 @@ def test_names_the_file_and_what_is_wrong(tmp_path: Path) -> None:
     write_example(path)
     assert refusal(path, "text", "ID") == 'the column "ID" is missing; found: id, score, is_target, vector'
     assert refusal(path, "text", "score") == 'expected column "score" to be text, found double'
-    assert "to be numbers, found dictionary" in refusal(path, "numbers", "id")
+    assert "to be numbers, found string" in refusal(path, "numbers", "id")
     assert "to be lists of floats, found double" in refusal(path, "vectors", "score", TEXT)
     columns = {
         "id": ["a", None, "c"],
@@ -150,12 +161,17 @@ def test_damaged_file_is_one_clear_error(tmp_path: Path, example_bytes: bytes, d
     else:
         content[place] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
-    message, lengths = f"{path}: ", [5, 5, 5]
+    message, lengths = f"{path}: ", [5, 5, 5, 5]
     try:
         reader = ParquetReader(path)
-        columns = [reader.text("id").tolist(), reader.numbers("score"), reader.vectors("vector", TEXT)]
+        columns = [
+            reader.text("id"),
+            reader.coded_text("id"),
+            reader.numbers("score"),
+            reader.vectors("vector", TEXT),
+        ]
         lengths = [len(column) for column in columns]
     except InputError as error:
         message = str(error)
     assert message.startswith(f"{path}: ")
-    assert lengths == [5, 5, 5]
+    assert lengths == [5, 5, 5, 5]

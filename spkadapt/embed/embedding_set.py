@@ -20,7 +20,7 @@ _BLOCK_BYTES = 1 << 20  # checked at once: what a cache holds
 
 def _read_parquet(path: str | Path) -> tuple[list[str], np.ndarray]:
     reader = ParquetReader(path)
-    utterance_ids = reader.text("utterance_id").tolist()
+    utterance_ids = reader.text("utterance_id")
     return utterance_ids, reader.vectors("embedding", utterance_ids)
 
 

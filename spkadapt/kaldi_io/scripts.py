@@ -33,10 +33,7 @@ def read_scp(path: str | Path) -> tuple[list[str], np.ndarray]:
             or a range, where an utterance is there twice, or an archive is missing.
     """
     path = Path(path)
-    names, files, starts = _read_entries(path)
-    rows_of: dict[str, list[int]] = {}
-    for row, file in enumerate(files):
-        rows_of.setdefault(file, []).append(row)
+    names, starts, rows_of = _read_entries(path)
     archives = _find_archives(path, rows_of)
     vectors = np.empty((0, 0), np.float32)
     for file, rows in rows_of.items():
@@ -51,36 +48,40 @@ def read_scp(path: str | Path) -> tuple[list[str], np.ndarray]:
     return names, vectors
 
 
-def _read_entries(path: Path) -> tuple[list[str], list[str], np.ndarray]:
-    """The utterances, the files and the offsets in them (0 where none is given) that a script file lists."""
+def _read_entries(path: Path) -> tuple[list[str], np.ndarray, dict[str, list[int]]]:
+    """The utterances of a script file, their offsets (0 where none is given), and which are in each archive."""
     if not path.is_file():
         raise InputError("expected a Kaldi script file, found no such file", path=path)
-    entries = [line.split(maxsplit=1) for line in StringIO(read_text(path))]
-    if not entries:
-        raise InputError("expected a Kaldi script file, found an empty file", path=path)
-    files, offsets = [], []
-    for line, entry in enumerate(entries, start=1):
-        location = entry[1].rstrip() if len(entry) == 2 else ""
+    names: list[str] = []
+    offsets: list[int] = []
+    rows_of: dict[str, list[int]] = {}
+    for row, line in enumerate(StringIO(read_text(path))):
+        entry = line.strip().split(maxsplit=1)
+        if len(entry) < 2:
+            raise _refusal(path, row, entry)
+        name, location = entry
         file, _, offset = location.rpartition(":")
-        if not (file and offset.isascii() and offset.isdigit() and len(offset) <= _MOST_DIGITS):
+        if not (file and offset.isdecimal() and len(offset) <= _MOST_DIGITS):
             file, offset = location, "0"
-        if not file or file[0] == "|" or file[-1] in "|]" or file == "-":
-            raise _refusal(path, line, entry)
-        files.append(file)
+        if file not in rows_of:
+            if file[0] == "|" or file[-1] in "|]" or file == "-":
+                raise _refusal(path, row, entry)
+            rows_of[file] = []
+        names.append(name)
         offsets.append(int(offset))
-    names = [entry[0] for entry in entries]
+        rows_of[file].append(row)
+    if not names:
+        raise InputError("expected a Kaldi script file, found an empty file", path=path)
     if len(set(names)) < len(names):
         first: dict[str, int] = {}
-        line, name = next(
-            (line, name) for line, name in enumerate(names, 1) if first.setdefault(name, line) != line
-        )
-        raise InputError(f'"{name}" stands already in line {first[name]}', path=path, line=line)
-    return names, files, np.array(offsets)
+        again, name = next((n, name) for n, name in enumerate(names, 1) if first.setdefault(name, n) != n)
+        raise InputError(f'"{name}" stands already in line {first[name]}', path=path, line=again)
+    return names, np.array(offsets), rows_of
 
 
-def _refusal(path: Path, line: int, entry: list[str]) -> InputError:
+def _refusal(path: Path, row: int, entry: list[str]) -> InputError:
     """Why an entry of a script file is not read."""
-    location = entry[1].rstrip() if len(entry) == 2 else ""
+    location = entry[1] if len(entry) == 2 else ""
     if location.startswith("|") or location.endswith("|"):
         found = f'"{location}" is a command, and commands are not run'
     elif location.endswith("]"):
@@ -89,7 +90,7 @@ def _refusal(path: Path, line: int, entry: list[str]) -> InputError:
         found = f'"{location}" is standard input, which is not read'
     else:
         found = f'found "{" ".join(entry)}"'
-    return InputError(f'{found}; expected "utterance FILE" or "utterance FILE:OFFSET"', path=path, line=line)
+    return InputError(f'{found}; expected "utterance FILE" or "utterance FILE:OFFSET"', path=path, line=row + 1)
 
 
 def _find_archives(path: Path, rows_of: dict[str, list[int]]) -> dict[str, Path]:
