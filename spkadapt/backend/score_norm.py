@@ -143,6 +143,13 @@ class NormalisedScorer(BaseEstimator, Scorer):
         raw = self.scorer.score_pairs(enrol.raw, test.raw)
         return raw.mul_(enrol.scales + test.scales).add_(enrol.shifts).add_(test.shifts)
 
+    def score_listed(self, enrol: Side, test: Side, enrol_rows: Tensor, test_rows: Tensor) -> Tensor:
+        """The normalised score of listed rows, by the way of the scorer beneath; see `Scorer.score_listed`."""
+        enrol, test = _check_side(enrol), _check_side(test)
+        raw = self.scorer.score_listed(enrol.raw, test.raw, enrol_rows, test_rows)
+        scales = enrol.scales[enrol_rows].add_(test.scales[test_rows])
+        return raw.mul_(scales).add_(enrol.shifts[enrol_rows]).add_(test.shifts[test_rows])
+
     def _normalise(self, raw: Side, embeddings: np.ndarray, rows: np.ndarray, *, is_enrol: bool) -> NormalisedSide:
         check_fitted(self, "cohort_")
         if self.method == ("t-norm" if is_enrol else "z-norm"):

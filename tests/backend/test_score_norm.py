@@ -82,6 +82,8 @@ def test_all_methods_match_the_loops(
     rows, columns = torch.tensor([0, 6, 3, 3]), torch.tensor([8, 0, 2, 3])
     pairs = normalised.score_pairs(enrol.rows(rows), test.rows(columns))
     np.testing.assert_allclose(pairs, expected[rows, columns], rtol=2e-4, atol=2e-5)
+    listed = normalised.score_listed(enrol, test, rows, columns)
+    np.testing.assert_allclose(listed, expected[rows, columns], rtol=2e-4, atol=2e-5)
     part = normalised.score_block(enrol.rows(slice(2, 5)), test.rows(slice(1, 4)).to("cpu"))
     np.testing.assert_allclose(part, expected[2:5, 1:4], rtol=2e-4, atol=2e-5)
     assert (len(enrol), len(test)) == (7, 9)
@@ -203,7 +205,8 @@ def test_a_side_whose_cohort_scores_are_equal(method: str, side: str) -> None:
 
 def test_sides_of_another_scorer() -> None:
     scorer, bare = wrap(), Lopsided()
-    for call in (scorer.score_block, scorer.score_pairs):
+    rows = torch.tensor([0])
+    for call in (scorer.score_block, scorer.score_pairs, lambda e, t: scorer.score_listed(e, t, rows, rows)):
         for sides in (
             (bare.enrol_side(ENROL), scorer.test_side(ENROL)),
             (scorer.enrol_side(ENROL), bare.test_side(ENROL)),
