@@ -17,7 +17,6 @@ from spkadapt.pretrain.interface import (
     Pretrainer,
     as_frame_source,
     draw_seed,
-    linear_from,
 )
 from spkadapt.pretrain.rbm import Rbm, RbmConfig
 
@@ -34,9 +33,8 @@ class DbnConfig(RbmConfig):
         gaussian_learning_rate: of the Gaussian-Bernoulli bottom layer, one or two orders of magnitude below
             the other (Hinton 2010, §13.2).
         num_epochs: passes over the frames for each layer.
-        batch_size: frames per update.
-        max_frames_per_epoch: a fresh random subset of so many frames is drawn for each epoch; None for all.
-        initial_momentum, final_momentum, num_initial_epochs, weight_decay, num_gibbs_steps: as in `RbmConfig`.
+
+    All else is as in `RbmConfig`, for every layer.
 
     Raises:
         InputError: a value out of its range.
@@ -101,7 +99,7 @@ class Dbn(Pretrainer):
         """Copies of the recognition weights and hidden biases, bottom first; see `Pretrainer.hidden_layers`."""
         if not self.rbms:
             raise self._unfitted()
-        return [linear_from(rbm.weight, rbm.hidden_bias) for rbm in self.rbms]
+        return [rbm.hidden_layer() for rbm in self.rbms]
 
 
 def _sampled_above(rbm: Rbm, source: FrameSource, noise: torch.Generator) -> EncodedFrames:

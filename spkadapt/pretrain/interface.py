@@ -179,7 +179,8 @@ class PretrainProgress:
         layer: 1 for the bottom layer; None where all layers are trained together.
         epoch: 1 for the first.
         losses: means over the epoch's frames by name, each per dimension of the layer's input, so that they
-            compare across layers: "reconstruction_error" (squared), "cross_entropy", "negative_elbo" (nats).
+            compare across layers: "reconstruction_error" (squared), "cross_entropy", "negative_elbo" (nats),
+            "free_energy_gap" (nats, held-out frames less training frames) and its standard error.
     """
 
     layer: int | None
@@ -206,10 +207,12 @@ def run_epochs(
     *,
     layer: int | None,
     on_epoch: OnEpoch | None,
+    evaluate: Callable[[int], Mapping[str, float]] | None = None,
 ) -> list[PretrainProgress]:
     """Train one model: call `step(batch, epoch)` on every mini-batch and report each epoch.
 
     `step` updates the model and returns its losses, scalars per dimension, as they were before the update.
+    `evaluate(epoch)` adds to an epoch's losses what is measured once at its end.
 
     Raises:
         DivergenceError: a loss is not finite or above `DIVERGED_ABOVE`.
@@ -226,9 +229,8 @@ def run_epochs(
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value * len(batch)
             num_frames += len(batch)
-        history.append(
-            PretrainProgress(layer, epoch, {name: total / num_frames for name, total in totals.items()})
-        )
+        means = {name: total / num_frames for name, total in totals.items()}
+        history.append(PretrainProgress(layer, epoch, means | dict(evaluate(epoch) if evaluate else {})))
         if on_epoch is not None:
             on_epoch(history[-1])
     return history

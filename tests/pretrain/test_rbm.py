@@ -12,7 +12,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from spkadapt.errors import DivergenceError, InputError
+from spkadapt.errors import InputError
 from spkadapt.pretrain.likelihood import exact_log_likelihood, exact_log_partition
 from spkadapt.pretrain.rbm import CdGradients, Rbm, RbmConfig
 
@@ -127,11 +127,11 @@ def test_contrastive_divergence_matches_its_enumerated_expectation_and_its_bias_
     tolerance = math.sqrt(math.log(2e9) / (2 * len(v)))
     biases = []
     for num_steps in (1, 2, 10):
-        found = [g.numpy() for g in rbm.contrastive_divergence(v, num_steps, generator(num_steps))]
+        found = [g.numpy() for g in rbm.contrastive_divergence(v, num_steps, generator(num_steps))[:3]]
         expected = expected_gradient(rbm, data, data @ np.linalg.matrix_power(transition, num_steps))
-        for value, truth in zip(found[:3], expected, strict=True):
+        for value, truth in zip(found, expected, strict=True):
             np.testing.assert_allclose(value, truth, atol=tolerance)
-        biases.append(max(np.abs(value - truth).max() for value, truth in zip(found[:3], exact, strict=True)))
+        biases.append(max(np.abs(value - truth).max() for value, truth in zip(found, exact, strict=True)))
     assert biases[0] > 2 * biases[1] > 4 * tolerance
     assert biases[2] < 2 * tolerance
 
@@ -206,7 +206,7 @@ def test_reconstruction_error_is_of_the_mean_not_of_a_sample() -> None:
 def test_updates_follow_the_momentum_schedule_and_only_weights_decay(monkeypatch: pytest.MonkeyPatch) -> None:
     config = RbmConfig(learning_rate=0.1, weight_decay=0.3, num_epochs=4, num_initial_epochs=2)
     gradients = CdGradients(*(torch.full(s, 1.0, dtype=torch.float64) for s in ((2, 3), (3,), (2,), ())))
-    monkeypatch.setattr(Rbm, "contrastive_divergence", lambda *_: CdGradients(*(g.clone() for g in gradients)))
+    monkeypatch.setattr(Rbm, "contrastive_divergence", lambda *_: CdGradients(*(g.clone() for g in gradients[:4])))
     rbm = random_rbm("bernoulli", 3, 2)
     weight, bias = rbm.weight.detach().clone(), rbm.visible_bias.detach().clone()
     rbm.fit(torch.ones(1, 3, dtype=torch.float64), config, seed=0)
@@ -250,7 +250,7 @@ def test_training_brings_the_exact_likelihood_near_the_entropy_of_the_data() -> 
         (torch.zeros(0, 2), r"shape \(0, 2\)"),
         (torch.zeros(3, 2, dtype=torch.int64), "int64"),
         (torch.zeros(3, 5), "5 dimensions; this RBM has 2 visible units"),
-        (torch.tensor([[-1.5, 0.25]]), r"\[0, 1\]; found -1.5 to 0.25"),
+        (torch.tensor([[-1.5, 0.25]]), r"\[0, 1\]; found frames from -1.5 to 0.25"),
     ],
 )
 def test_bad_frames_are_named(frames: Tensor, message: str) -> None:
@@ -258,40 +258,15 @@ def test_bad_frames_are_named(frames: Tensor, message: str) -> None:
         Rbm(2, 2, generator=generator()).fit(frames, RbmConfig(), seed=0)
 
 
-def test_divergence_names_layer_step_and_remedy() -> None:
-    frames = torch.randn(400, 10, generator=generator())
-    rbm = Rbm(10, 20, "gaussian", generator=generator())
-    with pytest.raises(
-        DivergenceError, match=r"layer 3, epoch \d+, step \d+: .*learning rate below 50, .*standardise"
-    ):
-        rbm.fit(frames, RbmConfig(learning_rate=50.0), seed=0, layer=3)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"learning_rate": 0.0}, "RbmConfig.learning_rate is 0.0; expected a number above 0"),
-        ({"learning_rate": math.nan}, "learning_rate is nan"),
-        ({"num_epochs": 0}, "num_epochs is 0"),
-        ({"batch_size": -1}, "batch_size is -1"),
-        ({"max_frames_per_epoch": 0}, "max_frames_per_epoch is 0"),
-        ({"initial_momentum": -0.1}, "initial_momentum is -0.1"),
-        ({"final_momentum": 1.0}, "final_momentum is 1.0"),
-        ({"num_initial_epochs": -1}, "num_initial_epochs is -1"),
-        ({"weight_decay": -1.0}, "weight_decay is -1.0"),
-        ({"num_gibbs_steps": 0}, "num_gibbs_steps is 0"),
-    ],
-)
-def test_bad_configuration_is_named(values: dict[str, float], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        RbmConfig(**values)  # type: ignore[arg-type]
-
-
 def test_other_bad_input_is_named() -> None:
     with pytest.raises(InputError, match='unknown visible units "gausian"; did you mean "gaussian"'):
         Rbm(2, 2, "gausian")
     with pytest.raises(InputError, match="found 0 visible, 2 hidden"):
         Rbm(0, 2)
+    with pytest.raises(InputError, match='unknown hidden units "gaussian"; choose from: bernoulli, rectified'):
+        Rbm(2, 2, hidden="gaussian")
+    with pytest.raises(InputError, match='learn_variances needs visible="gaussian"; bernoulli units have no'):
+        Rbm(2, 2, learn_variances=True)
     with pytest.raises(InputError, match="num_steps is 0"):
         Rbm(2, 2).contrastive_divergence(torch.zeros(1, 2), 0, generator())
     with pytest.raises(InputError, match=r"2\^26 states of an RBM with 30 visible and 26 hidden"):
