@@ -124,10 +124,10 @@ def _minimise(design: np.ndarray, is_target: np.ndarray, p_target: float) -> tup
     parameters = np.zeros(design.shape[1])
     loss = compute_loss(parameters)
     for _ in range(_MOST_STEPS):
-        margins = signs * (design @ parameters + prior)
-        wrong = expit(margins)  # the posterior of the kind that the trial is not, to full relative precision
+        # The posterior of the kind that each trial is not, to full relative precision where it is small.
+        wrong = expit(signs * (design @ parameters + prior))
         gradient = design.T @ (shares * signs * wrong)
-        hessian = (design * (shares * wrong * expit(-margins))[:, None]).T @ design
+        hessian = (design * (shares * wrong * (1 - wrong))[:, None]).T @ design
         curvatures, directions = scipy.linalg.eigh(hessian)
         if curvatures[0] < _LEAST_CURVATURE * loss:
             break
