@@ -145,8 +145,12 @@ class Psda(Scorer, BaseEstimator):
 
         Raises:
             InputError: embeddings that are not finite, have no direction or a single dimension; not one label for
-                each; fewer than two speakers, none with two utterances, or none whose utterances differ.
+                each; fewer than two speakers, none with two utterances, or none whose utterances differ; or a
+                setting below 0.
         """
+        if self.num_iterations < 0 or not self.tolerance >= 0:
+            found = f"{self.num_iterations} and {self.tolerance}"
+            raise InputError(f"expected num_iterations and a tolerance of at least 0, found {found}")
         directions = _directions(embeddings)
         numbers, counts = number_classes(labels, len(directions))
         require_repeated(counts)

@@ -17,7 +17,7 @@ from spkadapt.backend.plda import Plda
 from spkadapt.errors import InputError
 from spkadapt.metrics import compute_eer
 
-GRID = np.linspace(-40, 40, 20001)
+GRID = np.linspace(-20, 20, 4001)
 
 
 def random_model(dim: int, rank: int, rng: np.random.Generator) -> TwoCovariance:

@@ -217,6 +217,8 @@ def test_refusals() -> None:
         return str(caught.value)
 
     fit = Psda().fit
+    for wrong in (Psda(num_iterations=-1), Psda(tolerance=-1.0), Psda(tolerance=np.nan)):
+        assert "num_iterations and a tolerance of at least 0" in refusal(wrong.fit, EMBEDDINGS, LABELS)
     assert "two dimensions or more, found 1" in refusal(fit, np.ones((4, 1)), [0, 0, 1, 1])
     assert "row 2 holds only zeros" in refusal(fit, np.vstack([EMBEDDINGS[:2], np.zeros((1, 3))]), [0, 0, 1])
     assert "one class for each of 3 embeddings, found (2,)" in refusal(fit, EMBEDDINGS[:3], [0, 1])
