@@ -5,6 +5,7 @@ from __future__ import annotations
 from spkadapt.score.blocks import Block, iterate_blocks, score_all_pairs
 from spkadapt.score.files import Scores, align_scores, load_scores, save_scores
 from spkadapt.score.listed import TrialRows, score_trials
+from spkadapt.score.parts import score_to_file
 from spkadapt.score.sides import TrialSides, prepare_sides
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "prepare_sides",
     "save_scores",
     "score_all_pairs",
+    "score_to_file",
     "score_trials",
 ]

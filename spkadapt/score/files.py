@@ -5,16 +5,21 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from spkadapt.errors import InputError
-from spkadapt.files import atomic_path, read_text
+from spkadapt.errors import InputError, shorten
+from spkadapt.files import atomic_path, read_text, split_columns
+from spkadapt.parquet import CodedText
+from spkadapt.score.binary_files import read_npz, read_scores_parquet, write_npz, write_scores_parquet
+from spkadapt.trials import foreign_separator, number_ids
 
 _LARGEST = float(np.finfo(np.float32).max)
+# Trials whose lines are put together at a time.
+_BATCH = 1 << 18
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -53,18 +58,59 @@ class Scores:
 
 
 def load_scores(path: str | Path) -> Scores:
-    """Read a score file: `enrol test score` a line, or `score enrol test` as VoxSRC writes it.
+    """Read a score file of the format that its name ends in.
 
-    Columns are parted by blanks; line ends may be of any kind; a name that ends in `.gz` is gunzipped. The first
-    line decides the order of the columns for the whole file: the score is the last column where that is a
-    number, else the first. (Ids may be numbers too. A VoxSRC file whose ids are bare numbers is therefore read
-    the wrong way round, and `align_scores` then finds none of its trials: put its score last.)
+    `.npz`: arrays `enrol_ids`, `test_ids`, `enrol_rows`, `test_rows` and `scores`; row `i` of the scores is of the
+    trial `enrol_ids[enrol_rows[i]] test_ids[test_rows[i]]`.
+    `.parquet`: columns `enrol_id`, `test_id` and `score`.
+    Any other: text, `enrol test score` a line, or `score enrol test` as VoxSRC writes it; gunzipped where it ends
+    in `.gz`. Columns are parted by blanks; line ends may be of any kind. The first line decides the order of the
+    columns for the whole file: the score is the last column where that is a number, else the first. (Ids may be
+    numbers too. A VoxSRC file whose ids are bare numbers is therefore read the wrong way round, and
+    `align_scores` then finds none of its trials: put its score last.)
 
     Raises:
-        InputError: naming the file and the line where columns are not three or a score is no finite number.
+        InputError: naming the file, and in text the line, where columns are not three or a score is no finite
+            number; or where the file is missing, damaged or of another format.
     """
     path = Path(path)
-    first, second, third = _split_columns(read_text(path).rstrip(), path)
+    read = {".npz": read_npz, ".parquet": read_scores_parquet}.get(path.suffix)
+    if read is None:
+        return _load_text(path)
+    if not path.is_file():
+        raise InputError("no such score file", path=path)
+    enrol, test, scores = read(path)
+    try:
+        with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused
+            return Scores(tuple(enrol), tuple(test), scores.astype(np.float32))
+    except InputError as error:
+        raise InputError(str(error), path=path) from None
+
+
+def save_scores(path: str | Path, scores: Scores) -> None:
+    """Write scores, atomically, in the format that `path` ends in, so that `load_scores` reads them back exactly.
+
+    The same scores make the same bytes.
+
+    Raises:
+        InputError: for an id that is empty or holds a blank, which could not be read back from text.
+    """
+    path = Path(path)
+    write = {".npz": write_npz, ".parquet": write_scores_parquet}.get(path.suffix)
+    if write is None:
+        _save_text(path, scores)
+    else:
+        write(
+            path, CodedText(*number_ids(scores.enrol_ids)), CodedText(*number_ids(scores.test_ids)), scores.scores
+        )
+
+
+def _load_text(path: Path) -> Scores:
+    text = read_text(path).rstrip()
+    columns = split_columns(text, 3)
+    if columns is None:
+        raise _first_misfit(text, path)
+    first, second, third = columns
     if _NUMBER.fullmatch(third[0]):
         return Scores(tuple(first), tuple(second), _parse_scores(third, path))
     if _NUMBER.fullmatch(first[0]):
@@ -73,22 +119,19 @@ def load_scores(path: str | Path) -> Scores:
     raise InputError(message, path=path, line=1)
 
 
-def save_scores(path: str | Path, scores: Scores) -> None:
-    """Write `enrol test score` a line, atomically; gzipped where `path` ends in `.gz`.
-
-    Nine significant digits let `load_scores` read each float32 back exactly.
-
-    Raises:
-        InputError: for an id that is empty or holds a blank, which could not be read back.
-    """
+def _save_text(path: Path, scores: Scores) -> None:
     for name in {*scores.enrol_ids, *scores.test_ids}:
         if name.split() != [name]:
             raise InputError(f'expected ids without blanks, found "{name}"', path=path)
-    columns = (scores.enrol_ids, scores.test_ids, scores.scores.tolist())
-    text = "".join(map("{} {} {:.9g}\n".format, *columns)).encode()
-    with atomic_path(path) as temporary:
-        # Without a time in its header, the same scores make the same bytes.
-        temporary.write_bytes(gzip.compress(text, mtime=0) if temporary.suffix == ".gz" else text)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        # Without a name and a time in its header, the same scores make the same bytes.
+        packer = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if path.suffix == ".gz" else nullcontext(file)
+        with packer as target:
+            for start in range(0, len(scores.scores), _BATCH):
+                batch = slice(start, start + _BATCH)
+                columns = (scores.enrol_ids[batch], scores.test_ids[batch], scores.scores[batch].tolist())
+                # Nine significant digits tell every float32 from the next.
+                target.write("".join(map("{} {} {:.9g}\n".format, *columns)).encode())
 
 
 def align_scores(scores: Scores, enrol_ids: Sequence[str], test_ids: Sequence[str]) -> np.ndarray:
@@ -101,36 +144,43 @@ def align_scores(scores: Scores, enrol_ids: Sequence[str], test_ids: Sequence[st
         InputError: one that counts the trials without a score and names the first ten; or where a trial has two
             different scores.
     """
-    score_of = dict(zip(zip(scores.enrol_ids, scores.test_ids, strict=True), scores.scores.tolist(), strict=True))
-    if len(score_of) < len(scores.scores):
-        _refuse_conflicts(scores, score_of)
-    trials = list(zip(enrol_ids, test_ids, strict=True))
-    missing = list(dict.fromkeys(trial for trial in trials if trial not in score_of))
-    if missing:
-        names = ", ".join(" ".join(trial) for trial in missing[:10])
-        rest = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-        raise InputError(f"no score for {len(missing)} of {len(trials)} trials: {names}{rest}")
-    return np.fromiter((score_of[trial] for trial in trials), np.float32, len(trials))
+    (enrol_names, enrol), (test_names, test) = number_ids(scores.enrol_ids), number_ids(scores.test_ids)
+    pairs = enrol.astype(np.int64) * len(test_names) + test
+    order = np.argsort(pairs, kind="stable")
+    pairs, values = pairs[order], scores.scores[order]
+    conflicts = np.flatnonzero((pairs[1:] == pairs[:-1]) & (values[1:] != values[:-1]))
+    if len(conflicts):
+        row = conflicts[0]
+        trial = f"{scores.enrol_ids[order[row]]} {scores.test_ids[order[row]]}"
+        found = f"{values[row]:.9g} and {values[row + 1]:.9g}"
+        raise InputError(f"expected one score for each trial, found {found} for {trial}")
+    wanted_enrol, wanted_test = _find(enrol_names, enrol_ids), _find(test_names, test_ids)
+    wanted = wanted_enrol * len(test_names) + wanted_test
+    places = np.searchsorted(pairs, wanted)
+    found_all = (wanted_enrol >= 0) & (wanted_test >= 0) & (places < len(pairs))
+    found_all[found_all] = pairs[places[found_all]] == wanted[found_all]
+    if not found_all.all():
+        lacking = [f"{enrol_ids[row]} {test_ids[row]}" for row in np.flatnonzero(~found_all).tolist()]
+        missing = list(dict.fromkeys(lacking))
+        raise InputError(f"no score for {len(missing)} of {len(wanted)} trials: {shorten(missing)}")
+    return values[places]
 
 
-def _refuse_conflicts(scores: Scores, score_of: dict[tuple[str, str], float]) -> None:
-    for enrol_id, test_id, score in zip(scores.enrol_ids, scores.test_ids, scores.scores.tolist(), strict=True):
-        if score_of[enrol_id, test_id] != score:
-            both = f"{score:.9g} and {score_of[enrol_id, test_id]:.9g}"
-            raise InputError(f"expected one score for each trial, found {both} for {enrol_id} {test_id}")
+def _find(names: Sequence[str], ids: Sequence[str]) -> np.ndarray:
+    """The place of each id among the names; -1 where it is not there."""
+    place_of = {name: place for place, name in enumerate(names)}
+    return np.fromiter((place_of.get(name, -1) for name in ids), np.int64, len(ids))
 
 
-def _split_columns(text: str, path: Path) -> tuple[list[str], list[str], list[str]]:
-    # One flat list with a mark at each line's end: a million small lists would take ten times as long.
-    cells = text.replace("\n", " \0 ").split()
-    num_lines = text.count("\n") + 1
-    if len(cells) == 4 * num_lines - 1 and cells[3::4].count("\0") == num_lines - 1:
-        return cells[0::4], cells[1::4], cells[2::4]
+def _first_misfit(text: str, path: Path) -> InputError:
     if not text:
-        raise InputError("expected a score on each line, found an empty file", path=path)
-    widths = [len(line.split()) for line in text.split("\n")]
-    line = next(number for number, width in enumerate(widths, start=1) if width != 3)
-    raise InputError(f"expected 3 columns, enrol test score, found {widths[line - 1]}", path=path, line=line)
+        return InputError("expected a score on each line, found an empty file", path=path)
+    rows = [line.split() for line in text.split("\n")]
+    line = next(number for number, cells in enumerate(rows, start=1) if len(cells) != 3)
+    found = f"expected 3 columns, enrol test score, found {len(rows[line - 1])}"
+    mark = foreign_separator(text.split("\n")[line - 1])
+    hint = "" if mark is None else f', parted by "{mark}"; part them by blanks or tabs'
+    return InputError(f"{found}{hint}", path=path, line=line)
 
 
 def _parse_scores(column: Sequence[str], path: Path) -> np.ndarray:

@@ -39,6 +39,11 @@ class Job:
     enrol_rows: slice | None = None
     test_rows: slice | None = None
 
+    @property
+    def num_trials(self) -> int:
+        """How many trials."""
+        return _count(self.trials)
+
 
 @dataclass(frozen=True, eq=False)
 class TrialRows:

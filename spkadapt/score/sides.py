@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from spkadapt.backend.scorer import Scorer, Side
 from spkadapt.embed import EmbeddingSet
 from spkadapt.enrolment import Enrolment
+from spkadapt.errors import InputError
 from spkadapt.score.listed import TrialRows
 from spkadapt.trials import Trials, number_ids
 
@@ -60,6 +64,21 @@ def prepare_sides(
         enrolment.check_utterances(embeddings.utterance_ids)
     tests, test_rows = number_ids(trials.test_ids)
     test_set = embeddings if test_embeddings is None else test_embeddings
-    enrol = scorer.enrol_side(embeddings.embeddings[embeddings.rows(utterances, path)], model_of)
-    test = scorer.test_side(test_set.embeddings[test_set.rows(tests, path)])
+    enrol_vectors, test_vectors = _pick([(embeddings, utterances), (test_set, tests)], path)
+    enrol, test = scorer.enrol_side(enrol_vectors, model_of), scorer.test_side(test_vectors)
     return TrialSides(enrol, test, TrialRows(enrol_rows, test_rows, len(enrol), len(test)))
+
+
+def _pick(wanted: Sequence[tuple[EmbeddingSet, Sequence[str]]], path: str | Path | None) -> list[np.ndarray]:
+    """The embeddings wanted of each set; what is missing in any is said at once."""
+    found, errors = [], []
+    for embeddings, ids in wanted:
+        try:
+            found.append(embeddings.embeddings[embeddings.rows(ids, path)])
+        except InputError as error:
+            errors.append(error)
+    if errors:
+        raise (
+            errors[0] if len(errors) == 1 else InputError.together(errors, summary="on both sides of the trials:")
+        )
+    return found

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from spkadapt.errors import InputError
+from spkadapt.parquet import write_parquet
 from spkadapt.score import Scores, align_scores, load_scores, save_scores
 
 
@@ -61,6 +62,10 @@ def test_column_order_is_read_off_the_first_line(tmp_path: Path) -> None:
         ("a b 1\n\nc d 2\n", ":2: expected 3 columns, enrol test score, found 0"),
         ("a b 1\na b 1 x\na b\n", ":2: expected 3 columns, enrol test score, found 4"),
         ("a b 1\na b\na b 1 x\n", ":2: expected 3 columns, enrol test score, found 2"),
+        (
+            "a,b,1\n",
+            ':1: expected 3 columns, enrol test score, found 1, parted by ","; part them by blanks or tabs',
+        ),
         ("a b c\n", ':1: expected a score in the last or the first column, found "a" and "c"'),
         ("a b nan\n", ':1: expected a score in the last or the first column, found "a" and "nan"'),
         ("a b 1\r\nc d x\r\n", ':2: expected a finite number as score, found "x"'),
@@ -125,3 +130,85 @@ def test_align_refuses_two_scores_for_one_trial() -> None:
     assert align_scores(same, ["a"], ["x"]).tolist() == [1]
     with pytest.raises(InputError, match="found 1 and 2 for a x"):
         align_scores(Scores(("a", "a"), ("x", "x"), np.array([1.0, 2.0])), ["a"], ["x"])
+
+
+def test_text_is_written_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spkadapt.score.files._BATCH", 3)
+    monkeypatch.setattr("spkadapt.score.binary_files._BATCH", 3)
+    names = tuple(f"{i}" for i in range(10))
+    for suffix in ("txt", "gz", "parquet"):
+        save_scores(tmp_path / f"s.{suffix}", Scores(names, names[::-1], np.arange(10)))
+        loaded = load_scores(tmp_path / f"s.{suffix}")
+        assert (loaded.enrol_ids, loaded.test_ids, loaded.scores.tolist()) == (names, names[::-1], list(range(10)))
+
+
+@pytest.mark.parametrize("suffix", ["npz", "parquet"])
+@pytest.mark.parametrize("num_trials", [0, 1, 3000])
+def test_binary_round_trip_is_exact_and_repeatable(tmp_path: Path, suffix: str, num_trials: int) -> None:
+    random = np.random.default_rng(0)
+    enrol = tuple(f"modèle {i}" for i in random.integers(30, size=num_trials))
+    test = tuple(f"test/{i}" for i in random.integers(900, size=num_trials))
+    scores = Scores(enrol, test, random.normal(size=num_trials))
+    paths = [tmp_path / f"{name}.{suffix}" for name in "ab"]
+    for path in paths:
+        save_scores(path, scores)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    loaded = load_scores(paths[0])
+    assert (loaded.enrol_ids, loaded.test_ids) == (enrol, test)
+    np.testing.assert_array_equal(loaded.scores.view(np.uint32), scores.scores.view(np.uint32))
+
+
+def npz(**changes: object) -> dict[str, object]:
+    sound = {
+        "enrol_ids": ["a", "b"],
+        "enrol_rows": [0, 1],
+        "test_ids": ["c"],
+        "test_rows": [0, 0],
+        "scores": [1.0, 2],
+    }
+    return {key: value for key, value in (sound | changes).items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            npz(test_rows=None),
+            "expected arrays enrol_ids, enrol_rows, test_ids, test_rows, scores, found: enrol_ids",
+        ),
+        (npz(enrol_ids=[1, 2]), "expected enrol_ids to be text, found int64 of shape (2,)"),
+        (npz(test_rows=[0.0, 0]), "expected test_rows to be a list of integers, found float64 of shape (2,)"),
+        (npz(test_rows=[0, 1]), "expected test_rows from 0 to 0, found 0 to 1"),
+        (npz(enrol_rows=[-1, 1]), "expected enrol_rows from 0 to 1, found -1 to 1"),
+        (npz(scores=["x", "y"]), "expected scores to be numbers, found <U1 of shape (2,)"),
+        (npz(scores=[1.0, np.nan]), "expected finite scores, found nan for trial b c"),
+        (npz(scores=[1.0, 1e39]), "expected finite scores, found inf for trial b c"),
+        (npz(scores=[1.0]), "expected one score for each trial, found 2 enrol_ids, 2 test_ids, scores (1,)"),
+        (npz(scores=np.array([None, 1])), "expected an npz file of scores, found one that is damaged"),
+    ],
+)
+def test_bad_npz(tmp_path: Path, arrays: dict[str, object], message: str) -> None:
+    path = tmp_path / "scores.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(InputError) as caught:
+        load_scores(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_damaged_binary_files(tmp_path: Path) -> None:
+    for suffix in ("npz", "parquet"):
+        path = tmp_path / f"scores.{suffix}"
+        with pytest.raises(InputError, match="no such score file"):
+            load_scores(path)
+        save_scores(path, Scores(("a",) * 50, ("b",) * 50, np.arange(50)))
+        path.write_bytes(path.read_bytes()[:-40])
+        with pytest.raises(
+            InputError, match=rf"scores\.{suffix}: expected an? \w+ file.*, found one that is damaged"
+        ):
+            load_scores(path)
+    write_parquet(path, [{"enrol_id": ["a"], "test_id": ["b"]}])
+    with pytest.raises(InputError, match=r'the column "score" is missing; found: enrol_id, test_id'):
+        load_scores(path)
+    write_parquet(path, [{"enrol_id": ["a"], "test_id": ["b"], "score": ["1"]}])
+    with pytest.raises(InputError, match='expected column "score" to be numbers'):
+        load_scores(path)
