@@ -1,4 +1,4 @@
-"""The sides that a trial list needs: from one set of embeddings or two, with models of any number of utterances."""
+"""The sides that a trial list needs: of one set of embeddings or two, of models of any number of utterances."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ def test_unknown_ids_of_both_sides_are_reported_at_once(tmp_path: Path) -> None:
         "  list: no embedding for 2 utterances: u, v\n"
         "  list: no embedding for 1 utterances: w"
     )
-    with pytest.raises(InputError, match="^list: no embedding for 1 utterances: w$"):
+    with pytest.raises(InputError, match=r"^list: no embedding for 1 utterances: w$"):
         score(Trials(("a",), ("w",)), path="list", test_embeddings=EMBEDDINGS)
