@@ -181,7 +181,7 @@ class ParquetReader:
                     vectors = np.empty((num_rows, block.shape[1]), np.float32)
                 elif block.shape[1] != vectors.shape[1]:
                     raise self._uneven(name, (row_names[row], block.shape[1]), (row_names[0], vectors.shape[1]))
-                with np.errstate(over="ignore"):  # what overflows becomes infinite
+                with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes infinite
                     vectors[row : row + len(block)] = block
             row += len(lists)
         return vectors

@@ -136,7 +136,7 @@ def _as_float32(embeddings: np.ndarray) -> np.ndarray:
     if embeddings.ndim != 2 or embeddings.dtype.kind != "f":
         found = f"{embeddings.dtype} of shape {embeddings.shape}"
         raise InputError(f"expected embeddings to be floats of shape (num_utterances, dim), found {found}")
-    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused by name
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes infinite, and is refused by name
         return embeddings.astype(np.float32, copy=False)
 
 

@@ -59,7 +59,8 @@ def read_ark(path: str | Path) -> tuple[list[str], np.ndarray]:
     space = data.find(b" ", 0, _LONGEST_NAME)
     if data[space + 1 : space + 1 + len(FLAG)] != FLAG:
         return _read_text_ark(path)
-    names, starts, layout = _walk(path, data)
+    layout = read_layout(path, None, data, space + 1, _decode(data[:space], path, None, " of entry 1"))
+    names, starts = _walk(path, data, layout)
     return names, gather(data, starts, layout)
 
 
@@ -77,15 +78,15 @@ def _read_text_ark(path: Path) -> tuple[list[str], np.ndarray]:
     return names, np.stack(rows)
 
 
-def _walk(path: Path, data: mmap.mmap) -> tuple[list[str], np.ndarray, Layout]:
-    """The name of each entry of a binary archive, and where its header begins.
+def _walk(path: Path, data: mmap.mmap, layout: Layout) -> tuple[list[str], np.ndarray]:
+    """The name of each entry of a binary archive, all of `layout`, and where its header begins.
 
     Where the next entry begins depends on the length of this one's name, so one entry is read after another; but
     names of one length come in runs, and a run is read at once.
     """
     names: list[str] = []
     starts: list[int] = []
-    layout, header, num_bytes = Layout(DTYPES["F"], 0), b"none yet", 0
+    header, num_bytes = layout.header, layout.num_bytes
     at, last_length = 0, -1
     while at < len(data):
         space = data.find(b" ", at, at + _LONGEST_NAME)
@@ -93,11 +94,8 @@ def _walk(path: Path, data: mmap.mmap) -> tuple[list[str], np.ndarray, Layout]:
         start, length = space + 1, space - at
         at = start + num_bytes
         if data[start : start + len(header)] != header or at > len(data):
-            found = read_layout(path, None, data, start, names[-1])
-            if starts:
-                check_alike(path, None, (names[-1], found), (names[0], layout))
-            layout, header, num_bytes = found, found.header, found.num_bytes
-            at = start + num_bytes
+            found = read_layout(path, None, data, start, names[-1])  # which says so where the file ends within it
+            check_alike(path, None, (names[-1], found), (names[0], layout))
         starts.append(start)
         if length == last_length:
             run = _run(data, at, length, layout)
@@ -106,7 +104,7 @@ def _walk(path: Path, data: mmap.mmap) -> tuple[list[str], np.ndarray, Layout]:
             names += run
             at += stride * len(run)
         last_length = length
-    return names, np.array(starts), layout
+    return names, np.array(starts)
 
 
 def _run(data: mmap.mmap, at: int, length: int, layout: Layout) -> list[str]:
@@ -162,8 +160,8 @@ def gather(data: mmap.mmap, starts: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def as_float32(numbers: np.ndarray) -> np.ndarray:
-    """What overflows becomes infinite, which an embedding set refuses by name."""
-    with np.errstate(over="ignore"):
+    """What overflows becomes infinite, which an embedding set refuses by name, as it does NaN of any kind."""
+    with np.errstate(over="ignore", invalid="ignore"):
         return numbers.astype(np.float32, copy=False)
 
 

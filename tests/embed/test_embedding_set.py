@@ -117,6 +117,22 @@ def test_parquet_as_others_write_it(tmp_path: Path) -> None:
         EmbeddingSet.load(path)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_signalling_nan_of_double_precision_is_refused_without_a_warning(tmp_path: Path) -> None:
+    signalling = np.array([[1.0, 2.0], [0.0, 1e300]])
+    signalling.view(np.uint64)[1, 0] = 0x7FF0000000000001
+    np.savez(tmp_path / "set.npz", utterance_ids=np.array(["a", "b"]), embeddings=signalling)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(signalling.reshape(-1)), 2)
+    pq.write_table(pa.table({"utterance_id": ["a", "b"], "embedding": lists}), tmp_path / "set.parquet")
+    rows = [
+        b"%s \0BDV \4\2\0\0\0" % name + row.tobytes() for name, row in zip((b"a", b"b"), signalling, strict=True)
+    ]
+    (tmp_path / "set.ark").write_bytes(b"".join(rows))
+    for suffix in (".npz", ".parquet", ".ark"):
+        with pytest.raises(InputError, match="found NaN or infinity in: b"):
+            EmbeddingSet.load(tmp_path / f"set{suffix}")
+
+
 def test_infinity_is_found_wherever_it_is() -> None:
     """Blocks are checked by their sums: one that overflows is no infinity, opposite infinities do not cancel."""
     dim = 1 << 16
