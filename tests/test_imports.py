@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "spkadapt"
 FLOW = [
-    "errors", "files", "parquet", "kaldi_io", "progress", "audio", "simulate", "manifest", "tables", "trials", "enrolment",
-    "corpora", "frames", "features", "vad", "feature_store", "batches", "pretrain", "backbone", "model",
+    "errors", "files", "parquet", "kaldi_io", "progress", "audio", "simulate", "manifest", "tables", "trials",
+    "enrolment", "corpora", "frames", "features", "vad", "feature_store", "batches", "pretrain", "backbone", "model",
     "align", "heads", "adapt", "train", "embed", "backend", "score", "metrics", "intervals",
     "report", "recipe", "run_folder", "pipeline", "cli",
 ]  # fmt: skip
