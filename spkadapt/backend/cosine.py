@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 
 from spkadapt.backend.checks import count_sessions
 from spkadapt.backend.covariance import sum_by_class
@@ -12,7 +13,7 @@ from spkadapt.backend.scorer import Scorer, Side
 from spkadapt.errors import InputError
 
 
-class CosineScorer(Scorer):
+class CosineScorer(Scorer, BaseEstimator):
     """score(e, t) = e · t / (‖e‖ ‖t‖).
 
     A model of several utterances is the mean of their unit vectors, so that each counts alike, however long its

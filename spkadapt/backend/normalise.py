@@ -34,7 +34,7 @@ class MeanSubtraction(BaseEstimator):
     domains_: tuple[str, ...] | None
     means_: np.ndarray
 
-    def fit(self, embeddings: np.ndarray, domains: Sequence[str] | None = None) -> Self:
+    def fit(self, embeddings: np.ndarray, domains: Sequence[str] | np.ndarray | None = None) -> Self:
         """Learn the mean of all `embeddings`, or one for each of `domains` where they are given.
 
         Shape:
@@ -57,7 +57,7 @@ class MeanSubtraction(BaseEstimator):
         self.means_ = np.stack([member.mean(axis=0) for member in members])
         return self
 
-    def transform(self, embeddings: np.ndarray, domains: Sequence[str] | None = None) -> np.ndarray:
+    def transform(self, embeddings: np.ndarray, domains: Sequence[str] | np.ndarray | None = None) -> np.ndarray:
         """`embeddings` less the mean, or less the mean of the domain of each; in the type they came in.
 
         Shape:
@@ -74,7 +74,7 @@ class MeanSubtraction(BaseEstimator):
         centred -= self.means_[self._rows(domains, len(centred))]
         return centred.astype(np.asarray(embeddings).dtype, copy=False)
 
-    def _rows(self, domains: Sequence[str] | None, num_embeddings: int) -> np.ndarray | slice:
+    def _rows(self, domains: Sequence[str] | np.ndarray | None, num_embeddings: int) -> np.ndarray | slice:
         if (domains is None) != (self.domains_ is None):
             fitted, given = ("without", "with") if self.domains_ is None else ("with", "without")
             raise InputError(f"fitted {fitted} domains, so transform {given} them has no mean to subtract")
@@ -140,7 +140,7 @@ def length_normalise(embeddings: np.ndarray) -> np.ndarray:
     return normalised.astype(np.asarray(embeddings).dtype, copy=False)
 
 
-def _check_domains(domains: Sequence[str], num_embeddings: int) -> np.ndarray:
+def _check_domains(domains: Sequence[str] | np.ndarray, num_embeddings: int) -> np.ndarray:
     if len(domains) != num_embeddings:
         found = f"{len(domains)} domains for {num_embeddings} embeddings"
         raise InputError(f"expected one domain for each embedding, found {found}")

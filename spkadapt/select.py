@@ -1,0 +1,246 @@
+"""Choosing a backend for a domain without speaker labels, and whether to adapt at all.
+
+No label of the target domain is to be had, but two things are known of it: which recordings are of one call, and
+that some callers call more than once. The mean of a call's embeddings is far surer than any one of them, so calls
+that are each other's nearest are often of one caller: *pseudo-speakers*. How well a backend that was fitted on one
+half of the calls finds the pseudo-speakers of the other half, from single utterances of different calls, ranks
+backends much as true labels would. It does not say how good they are: a wrong pseudo-speaker is an error of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spkadapt.backend.adapted import (
+    COSINE_METHOD,
+    METHODS,
+    NO_ADAPTATION,
+    SourceData,
+    TargetDomainData,
+    fit_common,
+    prepare_backend,
+)
+from spkadapt.backend.chain import Backend
+from spkadapt.backend.cosine import CosineScorer
+from spkadapt.backend.covariance import sum_by_class
+from spkadapt.errors import InputError
+from spkadapt.intervals import compare_paired
+from spkadapt.metrics import compute_eer
+from spkadapt.metrics.weighted import EER
+from spkadapt.score import score_all_pairs
+
+CHOICE_RULE = (
+    "of no adaptation and same-recording WCCN at any strength, the least pseudo-speaker EER; another method only "
+    "where its least is below that with a 95 % interval of the paired difference that leaves out zero"
+)
+FEWEST_SESSIONS = 20
+
+_NUM_SPLITS = 3
+_NUM_REPLICATES = 500
+# Per half: enough calls to rank backends in seconds.
+_MOST_SESSIONS, _MOST_UTTERANCES = 200, 10
+_STRENGTHS = {COSINE_METHOD: (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9), NO_ADAPTATION: (0.0,)}
+_PLDA_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backend that could be chosen.
+
+    Attributes:
+        method, strength: as for `prepare_backend`.
+        pseudo_eer: the EER on pseudo-speakers, a mean over random halvings of the calls; None where the method
+            could not be fitted.
+        failure: why not.
+    """
+
+    method: str
+    strength: float
+    pseudo_eer: float | None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, from what, and why.
+
+    Attributes:
+        method, strength: as for `prepare_backend`.
+        reason: in words.
+        candidates: all that were tried; none where there was nothing to choose by.
+    """
+
+    method: str
+    strength: float
+    reason: str
+    candidates: tuple[Candidate, ...] = ()
+
+
+def choose_backend(
+    source: SourceData,
+    target_domain: TargetDomainData,
+    *,
+    methods: Sequence[str] = METHODS,
+    seed: int = 0,
+    on_progress: Callable[[int, str], None] | None = None,
+) -> Choice:
+    """Choose a method and its strength by `CHOICE_RULE`, seeing no speaker of the target domain.
+
+    Without sessions, or with fewer than `FEWEST_SESSIONS`, nothing can be compared: then it is same-recording WCCN
+    at strength 0, that is, centring and score normalisation alone.
+
+    Args:
+        methods: which to try, of `METHODS`.
+        seed: of the halvings.
+        on_progress: called with how many methods have been tried, and the next one's name.
+
+    Raises:
+        InputError: as `prepare_backend` does.
+    """
+    num_sessions = 0 if target_domain.sessions is None else len(np.unique(target_domain.sessions))
+    if num_sessions < FEWEST_SESSIONS:
+        known = "no sessions are known" if target_domain.sessions is None else f"only {num_sessions} sessions"
+        return Choice(COSINE_METHOD, 0.0, f"{known}, so nothing can be compared: centring and AS-norm alone")
+    halvings = _halve(target_domain, seed)
+    candidates: list[Candidate] = []
+    scores: dict[Candidate, np.ndarray] = {}
+    for number, method in enumerate(methods):
+        if on_progress is not None:
+            on_progress(number, method)
+        try:
+            found_at = _score_method(method, source, target_domain, halvings)
+        except InputError as error:
+            candidates.append(Candidate(method, 1.0, None, str(error)))
+            continue
+        for strength, found in found_at.items():
+            eers = [compute_eer(one, halving.is_target) for one, halving in zip(found, halvings, strict=True)]
+            candidates.append(Candidate(method, strength, float(np.mean(eers))))
+            scores[candidates[-1]] = found[0]
+    return _choose(candidates, scores, halvings[0])
+
+
+def _choose(candidates: Sequence[Candidate], scores: dict[Candidate, np.ndarray], halving: _Halving) -> Choice:
+    tried = sorted(scores, key=lambda candidate: candidate.pseudo_eer or 0.0)
+    simple = [one for one in tried if one.method in (COSINE_METHOD, NO_ADAPTATION)]
+    if not simple:
+        return Choice(tried[0].method, tried[0].strength, "the least pseudo-speaker EER", tuple(candidates))
+    chosen, reason = simple[0], "the least pseudo-speaker EER among cosine backends; no other is clearly below it"
+    for other in tried[: tried.index(chosen)]:
+        test = compare_paired(
+            scores[chosen],
+            scores[other],
+            halving.is_target,
+            halving.enrol_speakers,
+            halving.test_speakers,
+            EER,
+            num_replicates=_NUM_REPLICATES,
+        )
+        if test.interval.high < 0:
+            chosen, reason = other, "its pseudo-speaker EER is clearly below that of every cosine backend"
+            break
+    return Choice(chosen.method, chosen.strength, reason, tuple(candidates))
+
+
+@dataclass(frozen=True, eq=False)
+class _Halving:
+    """One division of the calls in two, and the trials within both halves: all pairs across calls.
+
+    Attributes:
+        fitted_on: rows of the target domain, for each half, that the backends which it tests are fitted on.
+        rows: the rows of each half that make its trials.
+        pairs: flat places, among all pairs of a half's rows, of its trials.
+        is_target: whether the pseudo-speakers of a trial are one; the trials of both halves in turn.
+        enrol_speakers, test_speakers: these.
+    """
+
+    fitted_on: tuple[np.ndarray, ...]
+    rows: tuple[np.ndarray, ...]
+    pairs: tuple[np.ndarray, ...]
+    is_target: np.ndarray
+    enrol_speakers: np.ndarray
+    test_speakers: np.ndarray
+
+
+def _halve(target_domain: TargetDomainData, seed: int) -> list[_Halving]:
+    common = Backend(fit_common(target_domain), CosineScorer())
+    embeddings = common.transform(target_domain.embeddings, target_domain.domains)
+    names, session_of = np.unique(np.asarray(target_domain.sessions), return_inverse=True)
+    generator = np.random.default_rng(seed)
+    return [_halve_once(embeddings, session_of, len(names), generator) for _ in range(_NUM_SPLITS)]
+
+
+def _halve_once(
+    embeddings: np.ndarray, session_of: np.ndarray, num_sessions: int, generator: np.random.Generator
+) -> _Halving:
+    half_of = np.empty(num_sessions, dtype=int)
+    half_of[generator.permutation(num_sessions)] = np.arange(num_sessions) % 2
+    fitted_on, rows, pairs, speakers = [], [], [], []
+    for half in (0, 1):
+        fitted_on.append(np.flatnonzero(half_of[session_of] != half))
+        kept = _thin(np.flatnonzero(half_of[session_of] == half), session_of, generator)
+        sessions, number = np.unique(session_of[kept], return_inverse=True)
+        pseudo = sessions[_pair_nearest(embeddings[kept], number, len(sessions))][number]
+        first, second = np.triu_indices(len(kept), 1)
+        across = number[first] != number[second]
+        first, second = first[across], second[across]
+        rows.append(kept)
+        pairs.append(first * len(kept) + second)
+        speakers.append(np.stack([pseudo[first], pseudo[second]]))
+    enrol, test = np.concatenate(speakers, axis=1)
+    return _Halving(tuple(fitted_on), tuple(rows), tuple(pairs), enrol == test, enrol, test)
+
+
+def _thin(rows: np.ndarray, session_of: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """At most `_MOST_UTTERANCES` of each of at most `_MOST_SESSIONS` sessions."""
+    rows = generator.permutation(rows)
+    order = np.argsort(session_of[rows], kind="stable")
+    _, starts, counts = np.unique(session_of[rows][order], return_index=True, return_counts=True)
+    place = np.arange(len(rows)) - np.repeat(starts, counts)
+    number = np.repeat(generator.permutation(len(starts)), counts)
+    return np.sort(rows[order][(place < _MOST_UTTERANCES) & (number < _MOST_SESSIONS)])
+
+
+def _pair_nearest(embeddings: np.ndarray, session_of: np.ndarray, num_sessions: int) -> np.ndarray:
+    """For each session the lower number of itself and its partner: its nearest, where it is the nearest of that.
+
+    Shape:
+        embeddings: `(num_embeddings, dim)`, centred
+        session_of: `(num_embeddings,)`
+        returns `(num_sessions,)`
+    """
+    means = sum_by_class(embeddings, session_of, num_sessions)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    cosines = means @ means.T
+    np.fill_diagonal(cosines, -np.inf)
+    nearest = cosines.argmax(axis=1)
+    own = np.arange(num_sessions)
+    return np.where(nearest[nearest] == own, np.minimum(own, nearest), own)
+
+
+def _score_method(
+    method: str, source: SourceData, target_domain: TargetDomainData, halvings: Sequence[_Halving]
+) -> dict[float, list[np.ndarray]]:
+    """For each strength, the scores of the trials of every halving."""
+    common = fit_common(target_domain)
+    scores: dict[float, list[np.ndarray]] = {s: [] for s in _STRENGTHS.get(method, _PLDA_STRENGTHS)}
+    for halving in halvings:
+        prepared = [
+            prepare_backend(method, source, target_domain.select(rows), common=common)
+            for rows in halving.fitted_on
+        ]
+        for strength, found in scores.items():
+            halves = zip(prepared, halving.rows, halving.pairs, strict=True)
+            parts = [
+                _score_across(one.at(strength), target_domain.select(rows), pairs) for one, rows, pairs in halves
+            ]
+            found.append(np.concatenate(parts))
+    return scores
+
+
+def _score_across(backend: Backend, tested: TargetDomainData, pairs: np.ndarray) -> np.ndarray:
+    embeddings = backend.transform(tested.embeddings, tested.domains)
+    enrol, test = backend.scorer.enrol_side(embeddings), backend.scorer.test_side(embeddings)
+    return score_all_pairs(backend.scorer, enrol, test).ravel()[pairs]
