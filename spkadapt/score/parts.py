@@ -7,14 +7,16 @@ that they depend on; it goes away when `scores.txt` is there. Ranks that share t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from spkadapt.backend.scorer import Scorer
+from spkadapt.backend.scorer import Scorer, Side
 from spkadapt.files import atomic_path, write_text
 from spkadapt.score.distributed import Ranks
 from spkadapt.score.files import Scores, save_scores
@@ -118,8 +120,24 @@ def _fingerprint(scorer: Scorer, sides: TrialSides) -> str:
     places = np.linspace(0, max(0, len(rows) - 1), min(_NUM_PROBES, len(rows)), dtype=np.int64)
     probes = (torch.from_numpy(side[places]) for side in (rows.enrol, rows.test))
     scores = scorer.score_listed(sides.enrol, sides.test, *probes)
-    tensors = (side_part for side in (sides.enrol, sides.test) for side_part in (side.vectors, side.offsets))
-    for array in (rows.enrol, rows.test, *(tensor.cpu().numpy() for tensor in tensors), scores.cpu().numpy()):
+    for tensor in (
+        torch.from_numpy(rows.enrol),
+        torch.from_numpy(rows.test),
+        scores,
+        *_tensors(sides.enrol),
+        *_tensors(sides.test),
+    ):
+        array = np.ascontiguousarray(tensor.cpu().numpy())
         digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        digest.update(array.data)
     return digest.hexdigest()
+
+
+def _tensors(side: Side) -> Iterator[Tensor]:
+    """All that a side holds, whatever its scorer has added to it."""
+    for field in fields(side):
+        value = getattr(side, field.name)
+        if isinstance(value, Side):
+            yield from _tensors(value)
+        elif isinstance(value, Tensor):
+            yield value
