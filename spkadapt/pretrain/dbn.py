@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -78,18 +79,27 @@ class Dbn(Pretrainer):
         self.config = config
         self.rbms: list[Rbm] = []
 
-    def fit(self, frames: Tensor | FrameSource, *, seed: int, on_epoch: OnEpoch | None = None) -> Self:
+    def fit(
+        self,
+        frames: Tensor | FrameSource,
+        *,
+        seed: int,
+        on_epoch: OnEpoch | None = None,
+        checkpoint: Path | None = None,
+    ) -> Self:
         """Train the stack afresh, bottom layer first; see `Pretrainer.fit`."""
         source = as_frame_source(frames)
         generator = torch.Generator().manual_seed(seed)
         self.rbms, self.history = [], []
         noise = torch.Generator(source.take(torch.tensor([0])).device).manual_seed(draw_seed(generator))
+        shared = {"generator": generator, "noise": noise}
+        saved = self._open_checkpoint(checkpoint, source, seed, self.config, shared)
         for layer, num_hidden in enumerate(self.hidden_dims, start=1):
             bottom = layer == 1
             rbm = Rbm(source.dim, num_hidden, "gaussian" if bottom else "bernoulli", generator=generator)
             learning_rate = self.config.gaussian_learning_rate if bottom else self.config.learning_rate
             config = replace(self.config, learning_rate=learning_rate)
-            rbm.fit(source, config, seed=draw_seed(generator), layer=layer, on_epoch=on_epoch)
+            rbm.fit(source, config, seed=draw_seed(generator), layer=layer, on_epoch=on_epoch, checkpoint=saved)
             self.rbms.append(rbm)
             self.history += rbm.history
             source = _sampled_above(rbm, source, noise)

@@ -10,106 +10,53 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from spkadapt.errors import DivergenceError, InputError, suggest
+from spkadapt.pretrain.checkpoint import Checkpoint, Stateful
+from spkadapt.pretrain.frames import (
+    EncodedFrames,
+    FrameSource,
+    TensorFrames,
+    as_frame_source,
+    check_frames,
+    check_unit_interval,
+    frames_digest,
+    index_batches,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+__all__ = [
+    "ACTIVATIONS",
+    "EncodedFrames",
+    "FrameSource",
+    "OnEpoch",
+    "PretrainConfig",
+    "PretrainProgress",
+    "Pretrainer",
+    "TensorFrames",
+    "as_frame_source",
+    "check_frames",
+    "check_unit_interval",
+    "draw_seed",
+    "linear_from",
+    "minibatches",
+    "run_epochs",
+    "xavier_linear",
+]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "relu": torch.relu}
 
 # Losses are per dimension, and predicting nothing of standardised frames costs about 1.
 DIVERGED_ABOVE = 1e6
-
-
-@runtime_checkable
-class FrameSource(Protocol):
-    """Frames that are made when asked for, e.g. spliced with their neighbours on the fly.
-
-    The model trains on the device and in the precision of what `take` returns.
-    """
-
-    @property
-    def dim(self) -> int:
-        """Number of dimensions of a frame."""
-
-    def __len__(self) -> int:
-        """Number of frames."""
-
-    def take(self, indices: Tensor) -> Tensor:
-        """The frames `(batch, dim)` at `indices (batch,)`, int64 on the CPU, each in `[0, len(self))`."""
-
-
-class TensorFrames:
-    """A `FrameSource` over frames `(n, dim)` that lie in memory; never copied as a whole.
-
-    Raises:
-        InputError: not a matrix, empty, not of floating point, or not finite.
-    """
-
-    def __init__(self, frames: Tensor) -> None:
-        check_frames(frames)
-        self.frames = frames.detach()
-
-    @property
-    def dim(self) -> int:
-        """Number of dimensions of a frame."""
-        return self.frames.shape[1]
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def take(self, indices: Tensor) -> Tensor:
-        """The frames `(batch, dim)` at `indices (batch,)`."""
-        return self.frames.index_select(0, indices.to(self.frames.device))
-
-
-class EncodedFrames:
-    """A `FrameSource` of codes: each mini-batch goes through the layers below when it is asked for."""
-
-    def __init__(self, source: FrameSource, dim: int, encode: Callable[[Tensor], Tensor]) -> None:
-        self.source, self.dim, self.encode = source, dim, encode
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @torch.no_grad()
-    def take(self, indices: Tensor) -> Tensor:
-        """The codes `(batch, dim)` of the source's frames at `indices (batch,)`."""
-        return self.encode(self.source.take(indices))
-
-
-def check_frames(frames: Tensor) -> None:
-    """Raise `InputError` unless `frames` is a finite, non-empty `(n, dim)` tensor of floating point."""
-    if frames.ndim != 2 or frames.numel() == 0 or not frames.is_floating_point():
-        raise InputError(
-            f"frames have shape {tuple(frames.shape)} and type {frames.dtype}; "
-            "expected a non-empty (n, dim) tensor of floating point"
-        )
-    if torch.isfinite(frames.sum()):  # one pass and no mask: NaN and infinity survive a sum
-        return
-    for start in range(0, len(frames), 4096):
-        bad = torch.nonzero(~torch.isfinite(frames[start : start + 4096]))
-        if len(bad):
-            frame, dimension = bad[0].tolist()
-            value = frames[start + frame, dimension].item()
-            raise InputError(
-                f"frames must be finite; frame {start + frame} holds {value} in dimension {dimension}"
-            )
-
-
-def as_frame_source(frames: Tensor | FrameSource) -> FrameSource:
-    """`frames` itself where it is a `FrameSource`, else a checked `TensorFrames`."""
-    if isinstance(frames, Tensor):
-        return TensorFrames(frames)
-    if len(frames) == 0:
-        raise InputError("the frame source is empty; expected at least one frame")
-    return frames
 
 
 def draw_seed(generator: torch.Generator) -> int:
@@ -194,9 +141,59 @@ Step = Callable[[Tensor, int], Mapping[str, Tensor]]
 
 def minibatches(source: FrameSource, config: PretrainConfig, generator: torch.Generator) -> Iterator[Tensor]:
     """One epoch in shuffled mini-batches `(batch_size, dim)`; the last may be smaller."""
-    order = torch.randperm(len(source), generator=generator)[: config.max_frames_per_epoch]
-    for indices in order.split(config.batch_size):
-        yield source.take(indices)
+    return map(source.take, index_batches(source, config.batch_size, config.max_frames_per_epoch, generator))
+
+
+@dataclass
+class _Position:
+    """Where a training loop stands, in plain values and tensors.
+
+    Attributes:
+        history: the epochs that have ended.
+        order: the generator's state from which the present epoch's order was drawn.
+        num_batches, num_frames: seen in the present epoch.
+        totals: losses by name, summed over the present epoch's frames.
+    """
+
+    history: list[PretrainProgress] = field(default_factory=list)
+    order: Tensor | None = None
+    num_batches: int = 0
+    num_frames: int = 0
+    totals: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, saved: dict[str, Any]) -> _Position:
+        """The position that `dump` gave, or the start."""
+        history = [PretrainProgress(**epoch) for epoch in saved.get("history", ())]
+        return cls(**{**saved, "history": history})
+
+    def dump(self) -> dict[str, Any]:
+        """What `load` takes."""
+        return {**vars(self), "history": [asdict(epoch) for epoch in self.history], "totals": dict(self.totals)}
+
+    def batches_left(
+        self, source: FrameSource, config: PretrainConfig, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """The batches of the present epoch that have not been seen."""
+        now = generator.get_state()
+        generator.set_state(now if self.order is None else self.order)
+        self.order = generator.get_state()
+        indices = index_batches(source, config.batch_size, config.max_frames_per_epoch, generator)
+        if self.num_batches:
+            generator.set_state(now)  # the order had been drawn, and perhaps more since
+        return map(source.take, islice(indices, self.num_batches, None))
+
+    def count(self, losses: Mapping[str, float], num_frames: int) -> None:
+        """Count one batch."""
+        for name, value in losses.items():
+            self.totals[name] = self.totals.get(name, 0.0) + value * num_frames
+        self.num_batches += 1
+        self.num_frames += num_frames
+
+    def end_epoch(self, progress: PretrainProgress) -> None:
+        """Enter the next epoch."""
+        self.history.append(progress)
+        self.order, self.num_batches, self.num_frames, self.totals = None, 0, 0, {}
 
 
 def run_epochs(
@@ -208,32 +205,47 @@ def run_epochs(
     layer: int | None,
     on_epoch: OnEpoch | None,
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
+    state: Mapping[str, Stateful] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[PretrainProgress]:
     """Train one model: call `step(batch, epoch)` on every mini-batch and report each epoch.
 
-    `step` updates the model and returns its losses, scalars per dimension, as they were before the update.
-    `evaluate(epoch)` adds to an epoch's losses what is measured once at its end.
+    Args:
+        source: the frames.
+        step: updates the model and returns its losses, scalars per dimension, as they were before the update.
+        config: the passes and batches.
+        generator: decides the order of the frames.
+        layer: what progress and errors name; None for all layers.
+        on_epoch: called after each epoch, first of all for those that a checkpoint holds.
+        evaluate: `evaluate(epoch)` adds to an epoch's losses what is measured once at its end.
+        state: all that `step` and `source` change, by name: model, optimiser, generators of noise.
+        checkpoint: this loop is its next phase; saved after each epoch, and each minute within one.
 
     Raises:
-        DivergenceError: a loss is not finite or above `DIVERGED_ABOVE`.
+        DivergenceError: a loss is not finite or above `DIVERGED_ABOVE`, or a parameter of `state` is not finite.
         InputError: the source yields frames that are not finite.
     """
-    history = []
-    for epoch in range(1, config.num_epochs + 1):
-        totals: dict[str, float] = {}
-        num_frames = 0
-        for number, batch in enumerate(minibatches(source, config, generator), start=1):
+    state, checkpoint = dict(state or {}), checkpoint or Checkpoint()
+    place = "all layers" if layer is None else f"layer {layer}"
+    position = _Position.load(checkpoint.begin({**state, "order of frames": generator}))
+    if on_epoch is not None:
+        for progress in position.history:
+            on_epoch(progress)
+    while (epoch := len(position.history) + 1) <= config.num_epochs:
+        for batch in position.batches_left(source, config, generator):
             losses = {name: value.item() for name, value in step(batch, epoch).items()}
-            where = f"{'all layers' if layer is None else f'layer {layer}'}, epoch {epoch}, step {number}"
+            where = f"{place}, epoch {epoch}, step {position.num_batches + 1}"
             _check_losses(losses, batch, config, where)
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + value * len(batch)
-            num_frames += len(batch)
-        means = {name: total / num_frames for name, total in totals.items()}
-        history.append(PretrainProgress(layer, epoch, means | dict(evaluate(epoch) if evaluate else {})))
+            position.count(losses, len(batch))
+            checkpoint.save_if_due(position.dump)
+        _check_parameters(state, config, f"{place}, epoch {epoch}, step {position.num_batches}")
+        means = {name: total / position.num_frames for name, total in position.totals.items()}
+        progress = PretrainProgress(layer, epoch, means | dict(evaluate(epoch) if evaluate else {}))
+        position.end_epoch(progress)
+        checkpoint.save(position.dump(), ended=epoch == config.num_epochs)
         if on_epoch is not None:
-            on_epoch(history[-1])
-    return history
+            on_epoch(progress)
+    return position.history
 
 
 def _check_losses(losses: Mapping[str, float], batch: Tensor, config: PretrainConfig, where: str) -> None:
@@ -242,10 +254,22 @@ def _check_losses(losses: Mapping[str, float], batch: Tensor, config: PretrainCo
         if abs(value) <= DIVERGED_ABOVE:  # false for NaN
             continue
         check_frames(batch)
-        raise DivergenceError(
-            f"pretraining diverged at {where}: {name} is {value:.3g} per dimension; use a learning rate below "
-            f"{config.learning_rate:g}, and standardise the frames (mean 0, variance 1 in each dimension)"
-        )
+        raise _diverged(where, f"{name} is {value:.3g} per dimension", config)
+
+
+def _check_parameters(state: Mapping[str, Stateful], config: PretrainConfig, where: str) -> None:
+    """A loss is of the model before its update, and some losses are bounded: the parameters tell the rest."""
+    for name, model in state.items():
+        for parameter, value in model.named_parameters() if isinstance(model, nn.Module) else ():
+            if not torch.isfinite(value.detach().sum()) and not torch.isfinite(value).all():
+                raise _diverged(where, f'the parameter "{parameter}" of the {name} is not finite', config)
+
+
+def _diverged(where: str, what: str, config: PretrainConfig) -> DivergenceError:
+    return DivergenceError(
+        f"pretraining diverged at {where}: {what}; use a learning rate below {config.learning_rate:g}, "
+        "and standardise the frames (mean 0, variance 1 in each dimension)"
+    )
 
 
 class Pretrainer(ABC):
@@ -274,19 +298,31 @@ class Pretrainer(ABC):
         self.activation = activation
         self.num_epochs = num_epochs
         self.history: list[PretrainProgress] = []
+        self._checkpoint: Checkpoint | None = None
 
     @abstractmethod
-    def fit(self, frames: Tensor | FrameSource, *, seed: int, on_epoch: OnEpoch | None = None) -> Self:
+    def fit(
+        self,
+        frames: Tensor | FrameSource,
+        *,
+        seed: int,
+        on_epoch: OnEpoch | None = None,
+        checkpoint: Path | None = None,
+    ) -> Self:
         """Train all layers afresh on `frames (n, dim)`, standardised per dimension (mean 0, variance 1).
 
         Args:
             frames: a tensor, which is not copied, or a `FrameSource`. The model lives on their device and in
                 their precision.
             seed: the same seed on the same machine gives the same bits; global random state stays untouched.
-            on_epoch: called after each epoch of each layer.
+            on_epoch: called after each epoch of each layer, first of all for those that `checkpoint` holds.
+            checkpoint: a file to go on from if it is there, and to keep after each epoch, and each minute within
+                one. A training that was killed and is started again ends with the same bits as one that was not.
+                The file stays when the training has ended.
 
         Raises:
-            InputError: frames that are not a finite `(n, dim)` tensor of floating point.
+            InputError: frames that are not a finite `(n, dim)` tensor of floating point; a checkpoint of other
+                frames, settings or seed, or a file that is none.
             DivergenceError: the training diverged.
         """
 
@@ -313,6 +349,38 @@ class Pretrainer(ABC):
         for linear in layers:
             frames = ACTIVATIONS[self.activation](linear(frames))
         return frames
+
+    def _open_checkpoint(
+        self,
+        path: Path | None,
+        source: FrameSource,
+        seed: int,
+        config: PretrainConfig,
+        shared: Mapping[str, Stateful],
+    ) -> Checkpoint:
+        """The checkpoint of one `fit`: its phases are the calls of `run_epochs` that it is given to.
+
+        Args:
+            path, source, seed: as `fit` has them.
+            config: how it trains.
+            shared: the generators that `fit` draws from between the phases, or that several phases draw from.
+        """
+        settings = {
+            "pretrainer": type(self).__name__,
+            "hidden_dims": self.hidden_dims,
+            "activation": self.activation,
+            "seed": seed,
+            **asdict(config),
+        }
+        if path is not None:
+            settings["frames"] = frames_digest(source)
+        self._checkpoint = Checkpoint(path, settings, shared)
+        return self._checkpoint
+
+    @property
+    def seconds(self) -> float:
+        """How long `fit` took, with the time before an interruption from which it went on; 0 before `fit`."""
+        return self._checkpoint.seconds if self._checkpoint else 0.0
 
     def _unfitted(self) -> InputError:
         return InputError(f"this {type(self).__name__} has no layers yet; call fit first")

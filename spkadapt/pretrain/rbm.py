@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spkadapt.errors import InputError, suggest
+from spkadapt.pretrain.checkpoint import Checkpoint
 from spkadapt.pretrain.interface import FrameSource, OnEpoch, PretrainProgress, linear_from
 from spkadapt.pretrain.rbm_gradients import CdGradients, contrast
 from spkadapt.pretrain.rbm_training import RbmConfig, train_rbm
@@ -159,6 +160,7 @@ class Rbm(nn.Module):
         layer: int = 1,
         held_out: Tensor | None = None,
         on_epoch: OnEpoch | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Self:
         """Train on from the present weights; moves to the frames' device and precision.
 
@@ -170,6 +172,7 @@ class Rbm(nn.Module):
             held_out: frames that are not trained on (n', num_visible). Each epoch then reports
                 "free_energy_gap", from which `overfitting_since` tells overfitting. They change no weight.
             on_epoch: called after each epoch.
+            checkpoint: this training is its next phase.
 
         Raises:
             InputError: frames that are not finite, of another dimension, or (a tensor's) outside the units' range;
@@ -177,7 +180,14 @@ class Rbm(nn.Module):
             DivergenceError: the training diverged.
         """
         self.history = train_rbm(
-            self, frames, config, seed=seed, layer=layer, held_out=held_out, on_epoch=on_epoch
+            self,
+            frames,
+            config,
+            seed=seed,
+            layer=layer,
+            held_out=held_out,
+            on_epoch=on_epoch,
+            checkpoint=checkpoint,
         )
         return self
 

@@ -8,7 +8,7 @@ is never restarted (persistent), or a ladder of tempered ones.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -58,11 +58,8 @@ def contrast(rbm: Rbm, v: Tensor, positive: Tensor, chain: Tensor, negative: Ten
         negative: E[h | chain], (num_chains, num_hidden).
         error: the reconstruction error.
     """
-    # Both statistics in one product: their difference is taken before it is rounded to a low precision.
-    both = torch.cat((positive, negative.mul(-len(v) / len(chain))))
-    weight = torch.mm(both.T, torch.cat((v, chain))).div_(len(v))
-    visible_mean, activity = _column_means(v), _column_means(positive)
-    visible_bias = visible_mean - _column_means(chain)
+    weight = torch.mm(positive.T, v).addmm_(negative.T, chain, beta=1 / len(v), alpha=-1 / len(chain))
+    visible_bias, activity = _column_means(v) - _column_means(chain), _column_means(positive)
     hidden_bias = activity - _column_means(negative)
     if rbm.log_variance is None:
         return CdGradients(weight, visible_bias, hidden_bias, error, None, activity)
@@ -105,6 +102,14 @@ class PersistentChains:
         """The states that speak for the model (num_chains, num_visible)."""
         return self.states
 
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes."""
+        return {"states": self.states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        self.states = state_dict["states"].to(self.states)
+
 
 class TemperedChains(PersistentChains):
     """Parallel tempering: persistent chains on a ladder of temperatures that swap states (Desjardins et al. 2010).
@@ -142,6 +147,20 @@ class TemperedChains(PersistentChains):
         """The states at β = 1, (num_chains, num_visible)."""
         return self.states[: len(self.states) // self.num_temperatures]
 
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes, and the path's base."""
+        return {
+            "states": self.states,
+            "first_of_pairs": self._first_of_pairs,
+            "base_bias": self.path.base_bias,
+            "base_log_variance": self.path.base_log_variance,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from such a state of chains on the same path."""
+        super().load_state_dict(state_dict)
+        self._first_of_pairs = state_dict["first_of_pairs"]
+
     def _swaps(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """For each chain, the number of the one whose state it takes, (num_temperatures · num_chains,)."""
         first = self._first_of_pairs
@@ -165,5 +184,5 @@ class TemperedChains(PersistentChains):
 
 
 def _column_means(states: Tensor) -> Tensor:
-    """Mean over rows, summed in at least float32."""
+    """Mean over rows in at least float32: the difference of two means is much smaller than they are."""
     return states.sum(dim=0, dtype=torch.promote_types(states.dtype, torch.float32)).div_(len(states))

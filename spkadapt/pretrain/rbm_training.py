@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spkadapt.errors import DivergenceError, InputError
+from spkadapt.pretrain.checkpoint import Checkpoint
 from spkadapt.pretrain.interface import (
     FrameSource,
     OnEpoch,
@@ -128,6 +129,7 @@ def train_rbm(
     layer: int,
     held_out: Tensor | None,
     on_epoch: OnEpoch | None,
+    checkpoint: Checkpoint | None,
 ) -> list[PretrainProgress]:
     """Train `rbm` on from its present weights; see `Rbm.fit`."""
     source = as_frame_source(frames)
@@ -143,7 +145,17 @@ def train_rbm(
     noise = torch.Generator(rbm.weight.device).manual_seed(draw_seed(order))
     evaluate = None if held_out is None else _free_energy_gap(rbm, source, held_out, seed)
     trainer = _Trainer(rbm, config, noise, layer)
-    history = run_epochs(source, trainer.step, config, order, layer=layer, on_epoch=on_epoch, evaluate=evaluate)
+    history = run_epochs(
+        source,
+        trainer.step,
+        config,
+        order,
+        layer=layer,
+        on_epoch=on_epoch,
+        evaluate=evaluate,
+        state={"rbm": rbm, "trainer": trainer, "noise": noise},
+        checkpoint=checkpoint,
+    )
     rbm.zero_grad()
     return history
 
@@ -196,12 +208,36 @@ class _Trainer:
             return sampler.contrastive_divergence(v, config.num_gibbs_steps, self.noise)
         if self.chains is None:
             starts = v[torch.arange(config.num_chains, device=v.device) % len(v)]
-            self.chains = (
-                TemperedChains(RbmPath.from_frames(sampler, v), starts, config.num_temperatures)
-                if config.negative_phase == "tempered"
-                else PersistentChains(sampler, starts)
-            )
+            path = RbmPath.from_frames(sampler, v) if config.negative_phase == "tempered" else None
+            self.chains = self._build_chains(starts, path)
         return self.chains.gradients(v, config.num_gibbs_steps, self.noise)
+
+    def _build_chains(self, starts: Tensor, path: RbmPath | None) -> PersistentChains:
+        if path is None:
+            return PersistentChains(self.sampler, starts)
+        return TemperedChains(path, starts, self.config.num_temperatures)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes from step to step but for the RBM itself."""
+        return {
+            "num_steps": self.num_steps,
+            "mean_activity": self.mean_activity,
+            "ascent": self.ascent.state_dict(),
+            "chains": None if self.chains is None else self.chains.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go back to such a state."""
+        device = self.rbm.weight.device
+        activity, chains = state_dict["mean_activity"], state_dict["chains"]
+        self.num_steps = state_dict["num_steps"]
+        self.mean_activity = None if activity is None else activity.to(device)
+        self.ascent.load_state_dict(state_dict["ascent"])
+        if chains is not None:
+            tempered = self.config.negative_phase == "tempered"
+            path = RbmPath(self.sampler, chains["base_bias"], chains["base_log_variance"]) if tempered else None
+            self.chains = self._build_chains(chains["states"][: self.config.num_chains].to(device), path)
+            self.chains.load_state_dict(chains)
 
     @torch.no_grad()
     def _with_sparsity(self, gradients: CdGradients, v: Tensor, activity: Tensor, target: float) -> CdGradients:
