@@ -5,25 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from spkadapt import __version__
+from spkadapt import __version__, pipeline
 from spkadapt.adapt import AlignmentConfig
 from spkadapt.errors import InputError
-from spkadapt.pipeline import (
-    DEFAULT_CACHE,
-    adapt_model,
-    check_recipe,
-    embed_manifest,
-    evaluate_file,
-    prepare_corpus,
-    report_runs,
-    run_recipes,
-    score_file,
-)
+from spkadapt.pipeline import DEFAULT_CACHE
 from spkadapt.progress import Progress
 from spkadapt.train import TrainConfig
 
@@ -41,6 +31,10 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Cache = Annotated[Path, typer.Option(help="Where features are kept.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad recordings out and list them.")]
 
+PTargets = Annotated[list[float], typer.Option("--p-target", help="Operating point of minDCF.")]
+BackendFile = Annotated[Path | None, typer.Option(help="What adapt-backend wrote; cosine if not given.")]
+Domains = Annotated[Path | None, typer.Option(help="Recording domain of each utterance: table or manifest.")]
+
 
 def _progress() -> Progress:
     console = Console()
@@ -54,7 +48,7 @@ def run(recipes: list[Path], overrides: Set = [], out: Out = Path("runs")) -> No
 
     Example: spkadapt run recipes/phone/source_only.yaml recipes/phone/mmd.yaml --set corpus.root=../shared/corpora
     """
-    run_recipes(recipes, overrides, out, _progress())
+    pipeline.run_recipes(recipes, overrides, out, _progress())
 
 
 @app.command()
@@ -64,7 +58,7 @@ def check(recipes: list[Path], overrides: Set = []) -> None:
     Example: spkadapt check recipes/phone/mmd.yaml --set corpus.root=../shared/corpora
     """
     for recipe in recipes:
-        check_recipe(recipe, overrides, _progress())
+        pipeline.check_recipe(recipe, overrides, _progress())
 
 
 @app.command()
@@ -79,7 +73,7 @@ def prepare(
 
     Example: spkadapt prepare synthetic runs/corpora/synthetic
     """
-    prepare_corpus(corpus, root, out, _progress())
+    pipeline.prepare_corpus(corpus, root, out, _progress())
 
 
 @app.command()
@@ -107,7 +101,7 @@ def adapt(
     """
     alignment = AlignmentConfig(method=method, weight=weight, schedule=schedule)
     training = TrainConfig(num_steps=num_steps, batch_size=batch_size, learning_rate=learning_rate, device=device)
-    adapt_model(
+    pipeline.adapt_model(
         model, unlabelled, out, _progress(),
         source=source, alignment=alignment, training=training, seed=seed, skip_bad=skip_bad,
         cache=cache,
@@ -127,24 +121,83 @@ def embed(
 
     Example: spkadapt embed adapted.safetensors data/eval --out eval.npz
     """
-    embed_manifest(model, manifest, out, _progress(), device=device, skip_bad=skip_bad, cache=cache)
+    pipeline.embed_manifest(model, manifest, out, _progress(), device=device, skip_bad=skip_bad, cache=cache)
+
+
+@app.command()
+def adapt_backend(
+    source: Path,
+    target_domain: Path,
+    labels: Annotated[Path, typer.Option(help="Speaker of each source utterance: utt2spk, or a manifest.")],
+    out: Annotated[Path, typer.Option(help="The backend file to write.")],
+    sessions: Annotated[
+        Path | None, typer.Option(help="Call of each target utterance: table or manifest.")
+    ] = None,
+    domains: Annotated[
+        Path | None, typer.Option(help="Recording domain of each target utterance: table or manifest.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="auto, none, same_recording_wccn, or a PLDA adaptation.")] = "auto",
+    strength: Annotated[float | None, typer.Option(help="From 0 to 1; chosen if not given.")] = None,
+    seed: int = 0,
+) -> None:
+    """Make a backend for embeddings of a domain without speaker labels, chosen without labels.
+
+    Example: spkadapt adapt-backend source.npz --labels utt2spk calls.npz --sessions utt2call --out adapted.backend
+    """
+    pipeline.adapt_backend(
+        source, target_domain, labels, out, _progress(),
+        sessions=sessions, domains=domains, method=method, strength=strength, seed=seed,
+    )  # fmt: skip
 
 
 @app.command()
 def score(
     embeddings: Path,
     trials: Path,
-    out: Annotated[Path, typer.Option(help="The score file to write.")],
-    centre: Annotated[
-        Path | None, typer.Option(help="npz of unlabelled embeddings; their mean is subtracted.")
+    out: Annotated[Path, typer.Option(help="The score file to write: text, .npz or .parquet.")],
+    backend: BackendFile = None,
+    centre: Annotated[Path | None, typer.Option(help="Unlabelled embeddings; their mean is subtracted.")] = None,
+    domains: Annotated[
+        Path | None, typer.Option(help="Recording domain of each utterance, for the backend.")
     ] = None,
+    enrolment: Annotated[Path | None, typer.Option(help="Utterances of each model: spk2utt, or NIST's.")] = None,
     device: Device = "cpu",
 ) -> None:
-    """Score trials by cosine.
+    """Score trials by cosine or with a backend.
 
-    Example: spkadapt score eval.npz trials.txt --centre calls.npz --out scores.txt
+    Example: spkadapt score eval.npz trials.txt --backend adapted.backend --out scores.txt
     """
-    score_file(embeddings, trials, out, _progress(), centre=centre, device=device)
+    pipeline.score_file(
+        embeddings, trials, out, _progress(),
+        backend=backend, centre=centre, domains=domains, enrolment=enrolment, device=device,
+    )  # fmt: skip
+
+
+@app.command()
+def measure(
+    enrol: Path,
+    test: Path,
+    speakers: Annotated[Path, typer.Option(help="Speaker of each utterance: utt2spk, or a manifest.")],
+    backend: BackendFile = None,
+    domains: Annotated[
+        Path | None, typer.Option(help="Recording domain of each utterance, for the backend.")
+    ] = None,
+    p_targets: Annotated[list[float], typer.Option("--p-target", help="Operating point of minDCF.")] = [
+        0.01,
+        0.05,
+    ],
+    device: Device = "cpu",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result here.")] = None,
+) -> None:
+    """Measure every pair of two sets of embeddings, exactly, without keeping a score.
+
+    Example: spkadapt measure enrol.npz test.npz --speakers utt2spk --backend adapted.backend
+    """
+    result = pipeline.measure_all_pairs(
+        enrol, test, speakers, Progress(Console(stderr=True)),
+        backend=backend, domains=domains, p_targets=p_targets, device=device, json_file=json_file,
+    )  # fmt: skip
+    _print_result(result)
 
 
 @app.command()
@@ -155,18 +208,40 @@ def evaluate(
         0.01,
         0.05,
     ],
+    evaluation: Annotated[str | None, typer.Option(help="Also its primary cost, such as sre16 or voxsrc.")] = None,
+    llr: Annotated[bool, typer.Option("--llr", help="Scores are calibrated: also actDCF and Cllr.")] = False,
     manifest: Annotated[Path | None, typer.Option(help="Names the speakers: gives intervals by speaker.")] = None,
+    by: Annotated[list[str], typer.Option(help="Also by condition: domain, gender or language.")] = [],
+    against: Annotated[Path | None, typer.Option(help="Scores of another system, to test the difference.")] = None,
     num_bootstrap: int = 1000,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result here.")] = None,
 ) -> None:
-    """Measure scores: EER, ROCCH-EER and minDCF.
+    """Measure scores: EER, ROCCH-EER, minDCF, minCllr, AUC, and more where asked.
 
-    Example: spkadapt evaluate scores.txt trials.txt --manifest eval.csv --json result.json
+    Example: spkadapt evaluate scores.txt trials.txt --manifest eval.csv --by domain --json result.json
     """
-    result = evaluate_file(
-        scores, trials, p_targets=p_targets, manifest=manifest, num_bootstrap=num_bootstrap, json_file=json_file
+    result = pipeline.evaluate_file(
+        scores, trials, p_targets=p_targets, evaluation=evaluation, llr=llr, manifest=manifest, by=by,
+        against=against, num_bootstrap=num_bootstrap, json_file=json_file,
+    )  # fmt: skip
+    _print_result(result)
+
+
+@app.command()
+def calibrate(
+    scores: list[Path],
+    out: Annotated[Path, typer.Option(help="The file of log-likelihood ratios to write.")],
+    trials: Annotated[Path | None, typer.Option(help="Labelled trials to learn from.")] = None,
+    training_scores: Annotated[list[Path], typer.Option(help="The systems' scores of these, one file each.")] = [],
+    p_target: Annotated[float, typer.Option(help="The prior to be best at.")] = 0.5,
+) -> None:
+    """Turn scores into log-likelihood ratios; several systems' scores are fused.
+
+    Example: spkadapt calibrate scores.txt --trials dev.txt --training-scores dev_scores.txt --out llrs.txt
+    """
+    pipeline.calibrate_files(
+        scores, out, _progress(), trials=trials, training_scores=training_scores, p_target=p_target
     )
-    print(json.dumps(result, indent=2, ensure_ascii=False))  # noqa: T201
 
 
 @app.command()
@@ -178,7 +253,11 @@ def report(
 
     Example: spkadapt report runs/phone/source_only runs/phone/mmd --out runs/phone
     """
-    report_runs(runs, out, _progress())
+    pipeline.report_runs(runs, out, _progress())
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    print(json.dumps(result, indent=2, ensure_ascii=False))  # noqa: T201
 
 
 @app.callback(invoke_without_command=True)

@@ -20,9 +20,12 @@ CALLS = {
     "check": pipeline.check_recipe,
     "prepare": pipeline.prepare_corpus,
     "adapt": pipeline.adapt_model,
+    "adapt-backend": pipeline.adapt_backend,
     "embed": pipeline.embed_manifest,
     "score": pipeline.score_file,
+    "measure": pipeline.measure_all_pairs,
     "evaluate": pipeline.evaluate_file,
+    "calibrate": pipeline.calibrate_files,
     "report": pipeline.report_runs,
 }
 # Where a command says one thing and the call another, and why.
@@ -41,7 +44,7 @@ def test_every_command_is_compared() -> None:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_options_mirror_the_arguments_of_the_call(name: str) -> None:
-    options = inspect.signature(getattr(cli, name)).parameters
+    options = inspect.signature(getattr(cli, name.replace("-", "_"))).parameters
     arguments = inspect.signature(CALLS[name]).parameters
     for option, parameter in options.items():
         if name == "adapt" and option in FROM_CONFIGS | {"device"}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,18 @@ import torch
 from torch import nn
 
 from spkadapt.adapt import AlignmentConfig, MultiTaskObjective
-from spkadapt.backend.normalise import MeanSubtraction
 from spkadapt.batches import SourceBatches, TargetDomainBatches
 from spkadapt.corpora import CORPORA
-from spkadapt.embed import EmbeddingSet, compute_embeddings
+from spkadapt.embed import compute_embeddings
 from spkadapt.errors import InputError, shorten, suggest
-from spkadapt.files import sha256, write_json
+from spkadapt.files import sha256
 from spkadapt.heads import HeadConfig, build_head
-from spkadapt.intervals import INTERVAL_DEFINITION, bootstrap_by_speaker, percentile_interval
 from spkadapt.manifest import Manifest, UnlabelledPool, load_manifest
-from spkadapt.metrics import EER_DEFINITION, MIN_DCF_DEFINITION, compute_eer, compute_min_dcf, compute_rocch_eer
 from spkadapt.model import ModelDescription, SpeakerModel, load_model, save_model
 from spkadapt.pipeline.corpus import fingerprint, prepare_features
-from spkadapt.pipeline.run import score_by_cosine, show_terms
+from spkadapt.pipeline.run import show_terms
 from spkadapt.progress import Progress
-from spkadapt.run_folder import trial_truth
-from spkadapt.score import align_scores, load_scores, save_scores
 from spkadapt.train import TrainConfig, check_device, train
-from spkadapt.trials import load_trials
 
 DEFAULT_CACHE = Path("runs/cache")
 
@@ -226,88 +220,3 @@ def embed_manifest(
         )
     embeddings.save(out)
     progress.say(f"{len(rows)} embeddings of {model.embedding_dim} dimensions → {out}")
-
-
-def score_file(
-    embeddings: Path,
-    trials: Path,
-    out: Path,
-    progress: Progress,
-    *,
-    centre: Path | None = None,
-    device: str = "cpu",
-) -> None:
-    """Cosine-score a trial list and write `enrol test score` lines.
-
-    Args:
-        embeddings: npz of all utterances that the trials name.
-        trials: the trial list; labels, if it has any, are not used.
-        out: the score file.
-        progress: where to say what was done.
-        centre: npz of unlabelled target-domain embeddings whose mean is subtracted first.
-        device: where to multiply.
-
-    Raises:
-        InputError: bad files, or trials that name utterances without an embedding (all listed).
-    """
-    check_device(device)
-    vectors, listed = EmbeddingSet.load(embeddings), load_trials(trials)
-    if centre is not None:
-        mean = MeanSubtraction().fit(EmbeddingSet.load(centre).embeddings)
-        vectors = replace(vectors, embeddings=mean.transform(vectors.embeddings))
-    save_scores(out, score_by_cosine(vectors, listed, device=device, path=trials))
-    progress.say(f"{len(listed)} scores → {out}")
-
-
-def evaluate_file(
-    scores: Path,
-    trials: Path,
-    *,
-    p_targets: Sequence[float] = (0.01, 0.05),
-    manifest: Path | None = None,
-    num_bootstrap: int = 1000,
-    json_file: Path | None = None,
-) -> dict[str, Any]:
-    """Measure a score file against labelled trials.
-
-    Args:
-        scores: `enrol test score` or `score enrol test` lines.
-        trials: labelled trials; each needs a score.
-        p_targets: operating points of minDCF, with costs of 1.
-        manifest: names the speakers, and so gives intervals by speaker.
-        num_bootstrap: bootstrap replicates of the intervals.
-        json_file: also write the result there.
-
-    Returns:
-        Counts, EER, ROCCH-EER and minDCF, with the definitions they follow, and the intervals.
-
-    Raises:
-        InputError: bad files, trials without labels or without a score.
-    """
-    listed = load_trials(trials)
-    if listed.is_target is None:
-        raise InputError("these trials say nothing of which are targets; evaluation needs labels", path=trials)
-    values = align_scores(load_scores(scores), listed.enrol_ids, listed.test_ids)
-    result: dict[str, Any] = {
-        "num_targets": int(listed.is_target.sum()),
-        "num_nontargets": int((~listed.is_target).sum()),
-        "eer": compute_eer(values, listed.is_target),
-        "rocch_eer": compute_rocch_eer(values, listed.is_target),
-        "min_dcf": {f"{p:g}": compute_min_dcf(values, listed.is_target, p) for p in p_targets},
-        "definitions": {"eer": EER_DEFINITION, "min_dcf": MIN_DCF_DEFINITION},
-    }
-    if manifest is not None:
-        truth = trial_truth(listed, load_manifest(manifest))
-        replicates = bootstrap_by_speaker(
-            values,
-            truth.is_target,
-            truth.enrol_speakers,
-            truth.test_speakers,
-            p_targets[0],
-            num_replicates=num_bootstrap,
-        )
-        result["eer_interval"] = asdict(percentile_interval(replicates.eer))
-        result["definitions"]["interval"] = INTERVAL_DEFINITION
-    if json_file is not None:
-        write_json(json_file, result)
-    return result
