@@ -1,21 +1,26 @@
-"""Deep belief networks: a greedy stack of restricted Boltzmann machines."""
+"""Deep belief networks: a greedy stack of restricted Boltzmann machines, then perhaps trained as one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from spkadapt.errors import InputError
+from spkadapt.pretrain.checkpoint import Checkpoint
+from spkadapt.pretrain.dbn_net import DeepBeliefNet
+from spkadapt.pretrain.dbn_up_down import UpDownConfig, train_up_down
 from spkadapt.pretrain.interface import (
     EncodedFrames,
     FrameSource,
     OnEpoch,
     Pretrainer,
+    PretrainProgress,
     as_frame_source,
     draw_seed,
 )
@@ -34,6 +39,9 @@ class DbnConfig(RbmConfig):
         gaussian_learning_rate: of the Gaussian-Bernoulli bottom layer, one or two orders of magnitude below
             the other (Hinton 2010, §13.2).
         num_epochs: passes over the frames for each layer.
+        visible: units of the bottom: "gaussian" for standardised frames, "bernoulli" for frames in [0, 1], which
+            `learning_rate` then suits.
+        up_down: how the up-down algorithm goes on from the greedy stack; None for greedy training alone.
 
     All else is as in `RbmConfig`, for every layer.
 
@@ -42,19 +50,27 @@ class DbnConfig(RbmConfig):
     """
 
     gaussian_learning_rate: float = 0.002
+    visible: Literal["gaussian", "bernoulli"] = "gaussian"
+    up_down: UpDownConfig | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("gaussian_learning_rate", 0 < self.gaussian_learning_rate < float("inf"), "a number above 0")
+        self.require("visible", self.visible in ("gaussian", "bernoulli"), '"gaussian" or "bernoulli"')
+
+    def of_layer(self, layer: int) -> DbnConfig:
+        """How the RBM of `layer`, 1 for the bottom, is trained."""
+        gaussian = layer == 1 and self.visible == "gaussian"
+        return replace(self, learning_rate=self.gaussian_learning_rate) if gaussian else self
 
 
 class Dbn(Pretrainer):
     """A deep belief network, trained greedily from the bottom up (Hinton, Osindero & Teh 2006).
 
-    The bottom RBM has Gaussian visible units, for standardised frames; those above have Bernoulli ones. Layer
+    The bottom RBM has Gaussian visible units unless said otherwise; those above have Bernoulli ones. Layer
     k + 1 trains on samples of the layers below, h₁ ~ q(h₁ | v), …, h_k ~ q(h_k | h_{k−1}), drawn afresh for every
     mini-batch: it is of these that the paper's bound on log p(v) speaks. `transform` passes the probabilities
-    up instead, as the frame network will.
+    up instead, as the frame network will. Up-down training then unties recognition from generation.
 
     Args:
         hidden_dims: units of each hidden layer, bottom first.
@@ -62,15 +78,17 @@ class Dbn(Pretrainer):
         config: how to train.
 
     Attributes:
-        rbms: the stack, bottom first; empty before `fit`.
-        history: one `PretrainProgress` per epoch of each layer.
+        rbms: the greedy stack, bottom first; empty before `fit`.
+        net: the generative model and its recognition network; None before `fit`.
+        history: one `PretrainProgress` per epoch of each layer, then of up-down training.
 
     Raises:
         InputError: no layer, an empty layer, or another activation.
     """
 
     def __init__(self, hidden_dims: Sequence[int], activation: str, config: DbnConfig) -> None:
-        super().__init__(hidden_dims, activation, config.num_epochs * len(hidden_dims))
+        together = config.up_down.num_epochs if config.up_down else 0
+        super().__init__(hidden_dims, activation, config.num_epochs * len(hidden_dims) + together)
         if activation != "sigmoid":
             raise InputError(
                 f'a dbn has Bernoulli hidden units and so activation "sigmoid"; found "{activation}" '
@@ -78,6 +96,7 @@ class Dbn(Pretrainer):
             )
         self.config = config
         self.rbms: list[Rbm] = []
+        self.net: DeepBeliefNet | None = None
 
     def fit(
         self,
@@ -87,29 +106,66 @@ class Dbn(Pretrainer):
         on_epoch: OnEpoch | None = None,
         checkpoint: Path | None = None,
     ) -> Self:
-        """Train the stack afresh, bottom layer first; see `Pretrainer.fit`."""
+        """Train the stack afresh, bottom layer first, then all layers together; see `Pretrainer.fit`."""
         source = as_frame_source(frames)
         generator = torch.Generator().manual_seed(seed)
-        self.rbms, self.history = [], []
+        self.rbms, self.net, self.history = [], None, []
         noise = torch.Generator(source.take(torch.tensor([0])).device).manual_seed(draw_seed(generator))
         shared = {"generator": generator, "noise": noise}
         saved = self._open_checkpoint(checkpoint, source, seed, self.config, shared)
-        for layer, num_hidden in enumerate(self.hidden_dims, start=1):
-            bottom = layer == 1
-            rbm = Rbm(source.dim, num_hidden, "gaussian" if bottom else "bernoulli", generator=generator)
-            learning_rate = self.config.gaussian_learning_rate if bottom else self.config.learning_rate
-            config = replace(self.config, learning_rate=learning_rate)
-            rbm.fit(source, config, seed=draw_seed(generator), layer=layer, on_epoch=on_epoch, checkpoint=saved)
-            self.rbms.append(rbm)
-            self.history += rbm.history
-            source = _sampled_above(rbm, source, noise)
+        dims = [source.dim, *self.hidden_dims]
+        kinds = [self.config.visible] + ["bernoulli"] * (len(dims) - 2)
+        rbms = [Rbm(*pair, kind, generator=generator) for pair, kind in zip(pairwise(dims), kinds, strict=True)]
+        self.history = train_greedily(rbms, frames, self.config, generator, noise, on_epoch, saved)
+        net = DeepBeliefNet(rbms)
+        if self.config.up_down:
+            seed = draw_seed(generator)
+            self.history += train_up_down(
+                net, frames, self.config.up_down, seed=seed, on_epoch=on_epoch, checkpoint=saved
+            )
+        self.rbms, self.net = rbms, net
         return self
 
     def hidden_layers(self) -> list[nn.Linear]:
         """Copies of the recognition weights and hidden biases, bottom first; see `Pretrainer.hidden_layers`."""
-        if not self.rbms:
+        if self.net is None:
             raise self._unfitted()
-        return [rbm.hidden_layer() for rbm in self.rbms]
+        return self.net.hidden_layers()
+
+
+def train_greedily(
+    rbms: Sequence[Rbm],
+    frames: Tensor | FrameSource,
+    config: DbnConfig,
+    generator: torch.Generator,
+    noise: torch.Generator,
+    on_epoch: OnEpoch | None,
+    checkpoint: Checkpoint | None,
+) -> list[PretrainProgress]:
+    """Train each RBM of a stack on samples of the hidden units of the one below, drawn afresh at every visit.
+
+    Args:
+        rbms: bottom first.
+        frames: (n, dim), for the bottom.
+        config: how to train.
+        generator: seeds the training of each.
+        noise: draws the samples; on the frames' device.
+        on_epoch: called after each epoch.
+        checkpoint: each RBM is a phase of it.
+    """
+    history = []
+    for layer, rbm in enumerate(rbms, start=1):
+        rbm.fit(
+            frames,
+            config.of_layer(layer),
+            seed=draw_seed(generator),
+            layer=layer,
+            on_epoch=on_epoch,
+            checkpoint=checkpoint,
+        )
+        history += rbm.history
+        frames = _sampled_above(rbm, as_frame_source(frames), noise)
+    return history
 
 
 def _sampled_above(rbm: Rbm, source: FrameSource, noise: torch.Generator) -> EncodedFrames:

@@ -1,8 +1,10 @@
-"""The greedy stack: its bound, what its layers are and what they train on."""
+"""The greedy stack: what its layers are and what they train on; then up-down training, and going on."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from torch import Tensor
 
 from spkadapt.errors import InputError
 from spkadapt.pretrain.dbn import Dbn, DbnConfig
-from spkadapt.pretrain.likelihood import binary_states, exact_log_likelihood, exact_log_partition
+from spkadapt.pretrain.dbn_up_down import UpDownConfig
+from spkadapt.pretrain.interface import PretrainProgress
+from spkadapt.pretrain.likelihood import binary_states
 from spkadapt.pretrain.rbm import CdGradients, Rbm
 
 
@@ -23,34 +27,11 @@ def random_frames(num_frames: int = 400, dim: int = 6) -> Tensor:
     return torch.randn(num_frames, dim, generator=generator(5))
 
 
-def dbn_log_likelihood(lower: Rbm, upper: Rbm, v: Tensor) -> Tensor:
-    """log Σ_h p(v | h) p(h) by enumeration, h's prior being `upper`."""
-    h = binary_states(0, 2 ** len(lower.hidden_bias), len(lower.hidden_bias)).double()
-    log_prior = -upper.free_energy(h) - exact_log_partition(upper)
-    mean = lower.visible_mean(h)
-    log_conditional = v @ mean.log().T + (1 - v) @ (1 - mean).log().T
-    return torch.logsumexp(log_conditional + log_prior, dim=1)
-
-
-def test_a_second_layer_with_transposed_weights_leaves_the_likelihood_unchanged() -> None:
-    lower = Rbm(5, 3, generator=generator()).double()
-    upper = Rbm(3, 5, generator=generator(1)).double()
-    with torch.no_grad():
-        for seed, parameter in enumerate(lower.parameters()):
-            parameter.copy_(torch.randn(parameter.shape, generator=generator(seed), dtype=torch.float64))
-        v = binary_states(0, 32, 5).double()
-        unrelated = dbn_log_likelihood(lower, upper, v)
-        upper.weight.copy_(lower.weight.T)
-        upper.visible_bias.copy_(lower.hidden_bias)
-        upper.hidden_bias.copy_(lower.visible_bias)
-        alone = exact_log_likelihood(lower, v)
-        torch.testing.assert_close(dbn_log_likelihood(lower, upper, v), alone, rtol=1e-12, atol=1e-12)
-        assert (unrelated - alone).abs().max() > 0.1
-
-
 def test_the_bottom_is_gaussian_and_the_layers_above_bernoulli() -> None:
     dbn = Dbn([5, 4, 3], "sigmoid", DbnConfig(num_epochs=1)).fit(random_frames(), seed=0)
     assert [rbm.visible for rbm in dbn.rbms] == ["gaussian", "bernoulli", "bernoulli"]
+    binary = Dbn([5, 4], "sigmoid", DbnConfig(num_epochs=1, visible="bernoulli")).fit(torch.rand(50, 6), seed=0)
+    assert [rbm.visible for rbm in binary.rbms] == ["bernoulli", "bernoulli"]
 
 
 def test_transform_passes_probabilities_up() -> None:
@@ -108,6 +89,8 @@ def test_each_kind_of_layer_has_its_own_learning_rate(monkeypatch: pytest.Monkey
     config = DbnConfig(num_epochs=1, batch_size=400, learning_rate=0.5, gaussian_learning_rate=0.25)
     dbn = Dbn([5, 4, 3], "sigmoid", config).fit(random_frames(), seed=0)
     assert [rbm.hidden_bias[0].item() for rbm in dbn.rbms] == [0.25, 0.5, 0.5]
+    binary = Dbn([5, 4], "sigmoid", replace(config, visible="bernoulli")).fit(torch.rand(400, 6), seed=0)
+    assert [rbm.hidden_bias[0].item() for rbm in binary.rbms] == [0.5, 0.5]
 
 
 def test_the_two_hidden_layers_start_from_different_weights() -> None:
@@ -124,3 +107,61 @@ def test_rectified_units_are_named_as_impossible() -> None:
 def test_bad_learning_rate_is_named() -> None:
     with pytest.raises(InputError, match=r"DbnConfig\.gaussian_learning_rate is -1; expected a number above 0"):
         DbnConfig(gaussian_learning_rate=-1)
+    with pytest.raises(InputError, match=r'DbnConfig\.visible is .rectified.; expected "gaussian" or "bernoulli"'):
+        DbnConfig(visible="rectified")  # type: ignore[arg-type]
+
+
+def test_binary_visible_units_refuse_frames_outside_their_range() -> None:
+    with pytest.raises(InputError, match=r"take values in \[0, 1\]; found frames from"):
+        Dbn([5], "sigmoid", DbnConfig(num_epochs=1, visible="bernoulli")).fit(random_frames(), seed=0)
+
+
+def test_up_down_training_follows_the_greedy_one_and_hands_over_the_recognition_network() -> None:
+    frames = random_frames()
+    config = DbnConfig(num_epochs=1, up_down=UpDownConfig(num_epochs=2))
+    greedy = Dbn([5, 4], "sigmoid", replace(config, up_down=None)).fit(frames, seed=0)
+    seen: list[PretrainProgress] = []
+    dbn = Dbn([5, 4], "sigmoid", config).fit(frames, seed=0, on_epoch=seen.append)
+    assert [(epoch.layer, epoch.epoch) for epoch in dbn.history] == [(1, 1), (2, 1), (None, 1), (None, 2)]
+    assert seen == dbn.history
+    assert dbn.num_epochs == len(dbn.history)
+    assert greedy.net is not None
+    assert dbn.net is not None
+    for mine, theirs in zip(dbn.rbms, greedy.rbms, strict=True):
+        assert torch.equal(mine.weight, theirs.weight)
+    layers = dbn.hidden_layers()
+    assert torch.equal(layers[0].weight, dbn.net.recognition[0].weight)
+    assert not torch.equal(layers[0].weight, dbn.rbms[0].weight)
+    assert not torch.equal(dbn.net.generative[0].weight, dbn.net.recognition[0].weight.T)
+    assert not torch.equal(layers[1].weight, dbn.rbms[1].weight)
+    for untied, rbm in zip(greedy.hidden_layers(), greedy.rbms, strict=True):
+        assert torch.equal(untied.weight, rbm.weight)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path, stop_after: int) -> None:
+    """Within the greedy phases, and within up-down training with its persistent chains."""
+    together = UpDownConfig(num_epochs=3, negative_phase="persistent", num_chains=7)
+    config, frames = DbnConfig(num_epochs=1, up_down=together), random_frames()
+    whole = Dbn([5, 4], "sigmoid", config).fit(frames, seed=0)
+    seen: list[PretrainProgress] = []
+
+    def stop(progress: PretrainProgress) -> None:
+        seen.append(progress)
+        if len(seen) == stop_after:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "dbn.pt"
+    with pytest.raises(KeyboardInterrupt):
+        Dbn([5, 4], "sigmoid", config).fit(frames, seed=0, on_epoch=stop, checkpoint=path)
+    resumed = Dbn([5, 4], "sigmoid", config).fit(frames, seed=0, checkpoint=path)
+    assert resumed.history == whole.history
+    assert whole.net is not None
+    assert resumed.net is not None
+    for mine, theirs in zip(resumed.net.parameters(), whole.net.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_layers_before_fit_are_refused() -> None:
+    with pytest.raises(InputError, match="this Dbn has no layers yet; call fit first"):
+        Dbn([4], "sigmoid", DbnConfig()).hidden_layers()
