@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from spkadapt.metrics.brackets import Brackets, plan_brackets
 from spkadapt.metrics.conditions import (
     EQUALISED_DEFINITION,
     ConditionResult,
@@ -55,6 +56,7 @@ from spkadapt.metrics.rates import (
     compute_far_at_frr,
     compute_frr_at_far,
 )
+from spkadapt.metrics.streaming import ExactMetrics, TrialCounts
 from spkadapt.metrics.weighted import (
     CostMetric,
     CurveMetric,
@@ -76,14 +78,17 @@ __all__ = [
     "OPERATING_POINTS",
     "ROCCH_EER_DEFINITION",
     "Array",
+    "Brackets",
     "ConditionResult",
     "CostMetric",
     "CurveMetric",
     "DetCurve",
     "ErrorCounts",
+    "ExactMetrics",
     "Metric",
     "OperatingPoint",
     "PrimaryCost",
+    "TrialCounts",
     "as_array",
     "bin_labels",
     "check_trials",
@@ -107,4 +112,5 @@ __all__ = [
     "measure_equalised",
     "normalised_costs",
     "pair_labels",
+    "plan_brackets",
 ]

@@ -15,6 +15,7 @@ import torch
 from scipy.special import ndtri
 
 from spkadapt.errors import InputError
+from spkadapt.metrics.softplus import cllr_of_sums, sum_softplus
 
 EER_DEFINITION = (
     "P_miss = P_fa on the straight line between the two adjacent operating points where P_miss - P_fa "
@@ -29,7 +30,8 @@ ACT_DCF_DEFINITION = (
     "natural-log likelihood ratios"
 )
 CLLR_DEFINITION = (
-    "mean of log2(1+exp(-llr)) over targets and of log2(1+exp(llr)) over non-targets, halved and added"
+    "mean of log2(1+exp(-llr)) over targets and of log2(1+exp(llr)) over non-targets, halved and added; each term "
+    "to within 4e-16 nats and added exactly, so that the order of the trials is of no account"
 )
 
 Array: TypeAlias = np.ndarray | torch.Tensor
@@ -89,16 +91,15 @@ def compute_error_counts(scores: Array, is_target: Array) -> ErrorCounts:
     Raises:
         InputError: where scores are not finite, the two differ in length, or targets or non-targets are lacking.
     """
-    scores, is_target = check_trials(scores, is_target)
-    order = np.argsort(scores)
-    scores, is_target = scores[order], is_target[order]
+    targets, nontargets = _sort_apart(scores, is_target)
+    scores = np.sort(np.concatenate([targets, nontargets]), kind="stable")  # merges what is sorted
     starts = np.append(np.flatnonzero(np.diff(scores, prepend=-np.inf)), len(scores))
-    num_misses = np.append(0, np.cumsum(is_target))[starts]
-    num_targets = int(is_target.sum())
-    num_nontargets = len(scores) - num_targets
-    num_false_alarms = num_nontargets - (starts - num_misses)
-    thresholds = np.append(scores, np.inf)[starts]
-    return ErrorCounts(thresholds, num_misses, num_false_alarms, num_targets, num_nontargets)
+    thresholds = scores[starts[:-1]]
+    num_at = np.bincount(np.searchsorted(thresholds, targets), minlength=len(thresholds))
+    num_misses = np.append(0, np.cumsum(num_at))
+    num_false_alarms = len(nontargets) - (starts - num_misses)
+    thresholds = np.append(thresholds.astype(np.float64), np.inf)
+    return ErrorCounts(thresholds, num_misses, num_false_alarms, len(targets), len(nontargets))
 
 
 def compute_eer(scores: Array, is_target: Array) -> float:
@@ -110,8 +111,8 @@ def compute_eer(scores: Array, is_target: Array) -> float:
     Raises:
         InputError: as `compute_error_counts` does.
     """
-    counts = compute_error_counts(scores, is_target)
-    return interpolate_eer(counts.num_misses, counts.num_false_alarms, counts.num_targets, counts.num_nontargets)
+    targets, nontargets = _sort_apart(scores, is_target)
+    return interpolate_eer(*_around_crossing(targets, nontargets), len(targets), len(nontargets))
 
 
 def compute_min_dcf(
@@ -130,8 +131,10 @@ def compute_min_dcf(
         InputError: as `compute_error_counts` does, or for a prior or cost out of range.
     """
     miss_cost, false_alarm_cost = normalised_costs(p_target, c_miss, c_fa)
-    counts = compute_error_counts(scores, is_target)
-    return float((miss_cost * counts.p_miss + false_alarm_cost * counts.p_false_alarm).min())
+    targets, nontargets = _sort_apart(scores, is_target)
+    _, misses, false_alarms = _corners(targets, nontargets)
+    costs = miss_cost * (misses / len(targets)) + false_alarm_cost * (false_alarms / len(nontargets))
+    return float(costs.min())
 
 
 def compute_act_dcf(
@@ -164,8 +167,9 @@ def compute_cllr(llrs: Array, is_target: Array) -> float:
         InputError: as `compute_error_counts` does.
     """
     llrs, is_target = check_trials(llrs, is_target)
-    targets, nontargets = np.logaddexp(0, -llrs[is_target]), np.logaddexp(0, llrs[~is_target])
-    return float((targets.mean() + nontargets.mean()) / (2 * np.log(2)))
+    num_targets = int(is_target.sum())
+    sums = sum_softplus(-llrs[is_target]), sum_softplus(llrs[~is_target])
+    return cllr_of_sums(*sums, num_targets, len(llrs) - num_targets)
 
 
 def compute_det(scores: Array, is_target: Array, max_points: int | None = None) -> DetCurve:
@@ -239,7 +243,51 @@ def as_array(values: Array) -> np.ndarray:
 
 def check_trials(scores: Array, is_target: Array) -> tuple[np.ndarray, np.ndarray]:
     """Scores as float64 and labels, each `(num_trials,)`; raises as `compute_error_counts` does."""
-    scores, is_target = as_array(scores).astype(np.float64), as_array(is_target)
+    scores, is_target = _check_trials(scores, is_target)
+    return scores.astype(np.float64), is_target
+
+
+def _sort_apart(scores: Array, is_target: Array) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of targets and of non-targets, each rising; raises as `compute_error_counts` does."""
+    scores, is_target = _check_trials(scores, is_target)
+    return np.sort(scores[is_target]), np.sort(scores[~is_target])
+
+
+def _corners(targets: np.ndarray, nontargets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The operating points whose threshold is a target's score, and the last, at infinity.
+
+    No other has as few misses as the next of these with fewer false alarms.
+
+    Args:
+        targets, nontargets: as `_sort_apart` gives them.
+
+    Returns:
+        Thresholds, misses and false alarms, by rising threshold.
+    """
+    starts = np.flatnonzero(np.diff(targets, prepend=-np.inf))
+    thresholds = np.append(targets[starts], np.asarray(np.inf, targets.dtype))
+    misses = np.append(starts, len(targets))
+    return thresholds, misses, len(nontargets) - np.searchsorted(nontargets, thresholds)
+
+
+def _around_crossing(targets: np.ndarray, nontargets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Misses and false alarms of all operating points from the last corner before P_miss = P_fa to the next."""
+    thresholds, misses, false_alarms = _corners(targets, nontargets)
+    after = int(np.searchsorted(misses * len(nontargets) - false_alarms * len(targets), 0))
+    before = slice(max(0, after - 1), after)  # none where the first corner lies beyond
+    first = int(np.searchsorted(nontargets, thresholds[before], side="right").sum())
+    between = nontargets[first : len(nontargets) - false_alarms[after]]
+    starts = np.flatnonzero(np.diff(between, prepend=-np.inf))
+    last = slice(after, after + 1)
+    num_false_alarms = (false_alarms[before], len(nontargets) - first - starts, false_alarms[last])
+    num_misses = (misses[before], np.full(len(starts), misses[after]), misses[last])
+    return np.concatenate(num_misses), np.concatenate(num_false_alarms)
+
+
+def _check_trials(scores: Array, is_target: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Scores in float32, where that is what they are, or else float64, and labels."""
+    scores, is_target = as_array(scores), as_array(is_target)
+    scores = scores if scores.dtype == np.float32 else scores.astype(np.float64)
     if scores.ndim != 1 or scores.shape != is_target.shape:
         found = f"scores {scores.shape} and is_target {is_target.shape}"
         raise InputError(f"expected one score and one is_target for each trial, found {found}")
