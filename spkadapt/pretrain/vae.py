@@ -1,34 +1,39 @@
-"""The variational autoencoder (Kingma & Welling 2014) over real-valued frames."""
+"""The variational autoencoder (Kingma & Welling 2014) as a pretrainer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from spkadapt.errors import InputError, suggest
+from spkadapt.pretrain.frames import FrameSource, as_frame_source, check_unit_interval
 from spkadapt.pretrain.interface import (
     ACTIVATIONS,
-    FrameSource,
     OnEpoch,
     PretrainConfig,
     Pretrainer,
-    as_frame_source,
     draw_seed,
     linear_from,
     run_epochs,
-    xavier_linear,
 )
+from spkadapt.pretrain.vae_estimators import (
+    ESTIMATORS,
+    expected_log_likelihood,
+    importance_weighted_bound,
+    weighted_bound,
+)
+from spkadapt.pretrain.vae_network import VariationalAutoencoder, check_decoder, divergence, draw_noise
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-DECODER_VARIANCES = ("learned", "unit")
+__all__ = ["Vae", "VaeConfig", "VariationalAutoencoder"]
 
 
 @dataclass(frozen=True)
@@ -41,100 +46,69 @@ class VaeConfig(PretrainConfig):
         batch_size: frames per update (Kingma & Welling 2014 take 100, and one noise sample a frame).
         max_frames_per_epoch: a fresh random subset of so many frames is drawn for each epoch; None for all.
         num_latent: dimensions of the latent variable.
-        decoder_variance: "learned", one σ² shared by all dimensions (Rybkin et al. 2021), or "unit", σ² = 1.
+        decoder: "gaussian", for standardised frames, or "bernoulli", for frames in [0, 1].
+        decoder_variance: of a Gaussian decoder: "learned", one σ² shared by all dimensions (Rybkin et al. 2021),
+            or "unit", σ² = 1.
+        estimator: of the gradient: "reparameterised"; "score_function" or "score_function_baseline", to see what
+            they cost. See `vae_estimators.expected_log_likelihood`.
+        num_samples: of the latent variable for each frame (Kingma & Welling 2014: 1); a baseline takes 2 or more.
+        beta: weight of the divergence; 1 is the bound (Higgins et al. 2017 take more, to disentangle).
+        beta_warmup_epochs: epochs in which the weight rises to `beta` in a straight line from 0 in the first
+            (Bowman et al. 2016; Sønderby et al. 2016); 0 for `beta` from the start.
+        free_bits: nats of divergence that each latent dimension has for nothing (Kingma et al. 2016).
+        free_bits_decay_epochs: epochs in which they fall to 0 in a straight line from `free_bits` in the first,
+            so that training ends on the bound; 0 for `free_bits` throughout, as in the paper.
 
     Raises:
-        InputError: a value out of its range.
+        InputError: a value out of its range, or a baseline with one sample.
     """
 
     num_latent: int = 32
+    decoder: Literal["gaussian", "bernoulli"] = "gaussian"
     decoder_variance: str = "learned"
+    estimator: Literal["reparameterised", "score_function", "score_function_baseline"] = "reparameterised"
+    num_samples: int = 1
+    beta: float = 1.0
+    beta_warmup_epochs: int = 0
+    free_bits: float = 0.0
+    free_bits_decay_epochs: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("num_latent", self.num_latent >= 1, "a whole number of at least 1")
-        if self.decoder_variance not in DECODER_VARIANCES:
-            hint = suggest(self.decoder_variance, DECODER_VARIANCES)
-            raise InputError(f'unknown VaeConfig.decoder_variance "{self.decoder_variance}"; {hint}')
+        check_decoder(self.decoder, self.decoder_variance, "VaeConfig.")
+        if self.estimator not in ESTIMATORS:
+            hint = suggest(self.estimator, ESTIMATORS)
+            raise InputError(f'unknown VaeConfig.estimator "{self.estimator}"; {hint}')
+        fewest = 2 if self.estimator == "score_function_baseline" else 1
+        needed = f"a whole number of at least {fewest} with the {self.estimator} estimator"
+        self.require("num_samples", self.num_samples >= fewest, needed)
+        for field in ("beta", "free_bits"):
+            self.require(field, 0 <= getattr(self, field) < math.inf, "a number of at least 0")
+        for field in ("beta_warmup_epochs", "free_bits_decay_epochs"):
+            self.require(field, getattr(self, field) >= 0, "a whole number of at least 0")
+
+    def scheduled_beta(self, epoch: int) -> float:
+        """The divergence's weight in `epoch`, counted from 1."""
+        return self.beta * _ramp(epoch, self.beta_warmup_epochs)
+
+    def scheduled_free_bits(self, epoch: int) -> float:
+        """The nats that are free in `epoch`, counted from 1."""
+        if self.free_bits_decay_epochs == 0:
+            return self.free_bits
+        return self.free_bits * (1 - _ramp(epoch, self.free_bits_decay_epochs))
 
 
-class VariationalAutoencoder(nn.Module):
-    """z ~ N(0, I), x | z ~ N(μ(z), σ²I), and the encoder q(z | x) = N(m(x), diag s²(x)).
-
-    Args:
-        num_visible: dimensions of x.
-        hidden_dims: hidden layers of the encoder, bottom first; the decoder mirrors them. May be empty, which
-            makes both linear and the model that of probabilistic PCA.
-        num_latent: dimensions of z.
-        activation: of the hidden layers.
-        decoder_variance: "learned" (one σ²) or "unit".
-        generator: draws the weights (Glorot & Bengio 2010); those of `log_variance` start at zero.
-
-    Attributes:
-        encoder: the hidden linear layers, bottom first.
-        mean: m, a linear layer on the last hidden one.
-        log_variance: log s², likewise.
-        decoder: linear layers from z to μ.
-        decoder_log_variance: log σ², a scalar.
-    """
-
-    def __init__(
-        self,
-        num_visible: int,
-        hidden_dims: Sequence[int],
-        num_latent: int,
-        activation: Callable[[Tensor], Tensor],
-        decoder_variance: str,
-        *,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__()
-        dims = (num_visible, *hidden_dims)
-        mirrored = (num_latent, *reversed(dims))
-        self.activation = activation
-        self.encoder = nn.ModuleList(xavier_linear(a, b, generator) for a, b in pairwise(dims))
-        self.mean = xavier_linear(dims[-1], num_latent, generator)
-        # q starts with unit variance everywhere: random weights would start far out in exp and not come back.
-        self.log_variance = linear_from(torch.zeros(num_latent, dims[-1]), torch.zeros(num_latent))
-        self.decoder = nn.ModuleList(xavier_linear(a, b, generator) for a, b in pairwise(mirrored))
-        self.decoder_log_variance = nn.Parameter(torch.zeros(()), requires_grad=decoder_variance == "learned")
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of q(z | x), each (n, num_latent), of `x (n, num_visible)`."""
-        for linear in self.encoder:
-            x = self.activation(linear(x))
-        return self.mean(x), self.log_variance(x)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """μ(z), (n, num_visible), of `z (n, num_latent)`."""
-        for linear in self.decoder[:-1]:
-            z = self.activation(linear(z))
-        return self.decoder[-1](z)
-
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x | z) in nats, shape (n,)."""
-        squared = (x - self.decode(z)).square().sum(dim=1)
-        log_variance = self.decoder_log_variance
-        return -(squared * (-log_variance).exp() + x.shape[1] * (math.log(2 * math.pi) + log_variance)) / 2
-
-    def elbo(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """A one-sample estimate of the bound on log p(x) in nats, shape (n,), of `x (n, num_visible)`.
-
-        log p(x | z) − KL(q(z | x) ‖ N(0, I)) with z = m + s ⊙ ε, ε ~ N(0, I) drawn for each frame on its own: the
-        estimator SGVB-B with the closed-form divergence (Kingma & Welling 2014, eq. 7 and 10).
-        """
-        mean, log_variance = self.encode(x)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        z = mean + (log_variance / 2).exp() * noise
-        divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1) / 2
-        return self.log_likelihood(x, z) - divergence
+def _ramp(epoch: int, num_epochs: int) -> float:
+    """0 in the first epoch, 1 once `num_epochs` have passed, and a straight line between."""
+    return 1.0 if num_epochs == 0 else min(1.0, (epoch - 1) / num_epochs)
 
 
 class Vae(Pretrainer):
     """A variational autoencoder whose encoder's hidden layers become those of the frame network.
 
-    All layers are trained together, by stochastic gradient ascent on the variational bound with reparameterised
-    noise (Kingma & Welling 2014). The latent variable sits above the hidden layers and is not handed on.
+    All layers are trained together, by stochastic gradient ascent on the variational bound (Kingma & Welling
+    2014). The latent variable sits above the hidden layers and is not handed on.
 
     Args:
         hidden_dims: units of each hidden layer of the encoder, bottom first; the decoder mirrors them.
@@ -143,7 +117,8 @@ class Vae(Pretrainer):
 
     Attributes:
         network: the `VariationalAutoencoder`; None before `fit`.
-        history: one `PretrainProgress` per epoch, with layer None.
+        history: one `PretrainProgress` per epoch, with layer None. Whatever β and the free bits are, it holds the
+            bound itself.
 
     Raises:
         InputError: no layer, an empty layer, or an unknown activation.
@@ -154,8 +129,18 @@ class Vae(Pretrainer):
         self.config = config
         self.network: VariationalAutoencoder | None = None
 
-    def fit(self, frames: Tensor | FrameSource, *, seed: int, on_epoch: OnEpoch | None = None) -> Self:
-        """Train the network afresh; see `Pretrainer.fit`."""
+    def fit(
+        self,
+        frames: Tensor | FrameSource,
+        *,
+        seed: int,
+        on_epoch: OnEpoch | None = None,
+        checkpoint: Path | None = None,
+    ) -> Self:
+        """Train the network afresh; see `Pretrainer.fit`.
+
+        With a Bernoulli decoder, frames outside [0, 1] are an `InputError`.
+        """
         source = as_frame_source(frames)
         config = self.config
         generator = torch.Generator().manual_seed(seed)
@@ -165,6 +150,7 @@ class Vae(Pretrainer):
             config.num_latent,
             ACTIVATIONS[self.activation],
             config.decoder_variance,
+            config.decoder,
             generator=generator,
         ).to(source.take(torch.tensor([0])))
         noise = torch.Generator(network.mean.weight.device).manual_seed(draw_seed(generator))
@@ -172,14 +158,25 @@ class Vae(Pretrainer):
         optimizer = torch.optim.Adam(trained, lr=config.learning_rate, fused=True)
 
         def step(batch: Tensor, epoch: int) -> dict[str, Tensor]:
+            if config.decoder == "bernoulli":
+                check_unit_interval(batch, "a Bernoulli decoder")
             optimizer.zero_grad()
-            loss = -network.elbo(batch, noise).mean() / source.dim
-            loss.backward()
+            objective, bound = _objective_and_bound(network, batch, config, epoch, noise)
+            (-objective / source.dim).backward()
             optimizer.step()
-            return {"negative_elbo": loss.detach()}
+            return {"negative_elbo": -bound / source.dim}
 
         self.network = network
-        self.history = run_epochs(source, step, config, generator, layer=None, on_epoch=on_epoch)
+        self.history = run_epochs(
+            source,
+            step,
+            config,
+            generator,
+            layer=None,
+            on_epoch=on_epoch,
+            state={"network": network, "optimizer": optimizer, "noise": noise},
+            checkpoint=self._open_checkpoint(checkpoint, source, seed, config, {}),
+        )
         return self
 
     def elbo(self, frames: Tensor, generator: torch.Generator) -> Tensor:
@@ -190,6 +187,14 @@ class Vae(Pretrainer):
         """
         return self._fitted().elbo(frames, generator)
 
+    def importance_weighted_bound(self, frames: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+        """A tighter bound on log p(x) in nats, (n,), of `frames (n, dim)`; see `vae_estimators`.
+
+        Raises:
+            InputError: called before `fit`, or no sample.
+        """
+        return importance_weighted_bound(self._fitted(), frames, num_samples, generator)
+
     def hidden_layers(self) -> list[nn.Linear]:
         """Copies of the encoder's hidden layers, bottom first; see `Pretrainer.hidden_layers`."""
         encoder = self._fitted().encoder
@@ -199,3 +204,16 @@ class Vae(Pretrainer):
         if self.network is None:
             raise self._unfitted()
         return self.network
+
+
+def _objective_and_bound(
+    network: VariationalAutoencoder, batch: Tensor, config: VaeConfig, epoch: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What training ascends, and an estimate of the bound, both means over the batch in nats."""
+    mean, log_variance = network.encode(batch)
+    noise = draw_noise(mean, generator, config.num_samples)
+    expected = expected_log_likelihood(network, batch, mean, log_variance, noise, config.estimator)
+    divergences = divergence(mean, log_variance)
+    beta, free_bits = config.scheduled_beta(epoch), config.scheduled_free_bits(epoch)
+    bound = (expected - divergences.sum(dim=1)).detach().mean()
+    return weighted_bound(expected, divergences, beta, free_bits), bound
