@@ -41,7 +41,7 @@ def expected_log_likelihood(
                                    it does not depend on z_k and so leaves no bias (Mnih & Rezende 2016)
 
     At the optimum of a linear model with one latent dimension and K = 2, the score function's gradient in m and
-    log s² has 21 times the variance of the reparameterised one for 4 visible dimensions and 1500 times for 40; with
+    log s² has 21 times the variance of the reparameterised one for 4 visible dimensions, 1500 times for 40; with
     the baseline, 3.7 and 3.6 times (`tests/pretrain/test_vae_estimators.py`).
 
     Args:
