@@ -12,12 +12,12 @@ from collections.abc import Callable
 
 from spkadapt.pretrain.autoencoder import DaeConfig, DenoisingAutoencoder, StackedAutoencoder
 from spkadapt.pretrain.dbn import Dbn, DbnConfig
+from spkadapt.pretrain.disk_frames import DiskFrames
+from spkadapt.pretrain.frames import FrameSource, TensorFrames
 from spkadapt.pretrain.interface import (
-    FrameSource,
     PretrainConfig,
     Pretrainer,
     PretrainProgress,
-    TensorFrames,
 )
 from spkadapt.pretrain.rbm import Rbm, RbmConfig
 from spkadapt.pretrain.vae import Vae, VaeConfig, VariationalAutoencoder
@@ -32,6 +32,7 @@ __all__ = [
     "Dbn",
     "DbnConfig",
     "DenoisingAutoencoder",
+    "DiskFrames",
     "FrameSource",
     "PretrainConfig",
     "PretrainProgress",
