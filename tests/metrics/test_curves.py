@@ -26,6 +26,8 @@ from spkadapt.metrics import (
     compute_error_counts,
     compute_min_dcf,
     compute_rocch_eer,
+    interpolate_eer,
+    normalised_costs,
 )
 from spkadapt.score import load_scores
 
@@ -94,6 +96,28 @@ def test_all_match_the_loops_whatever_the_order(targets: list[int], nontargets: 
     assert compute_rocch_eer(*shuffled) == pytest.approx(naive_rocch_eer(scores, is_target), abs=1e-15)
     costs = (0.05, 3.0, 0.5)
     assert compute_min_dcf(*shuffled, *costs) == pytest.approx(naive_min_dcf(scores, is_target, *costs), abs=1e-14)
+
+
+@PROPERTY
+@given(
+    targets=SCORES,
+    nontargets=SCORES,
+    dtype=st.sampled_from([np.float16, np.float32, np.float64, np.int64]),
+    p_target=st.sampled_from([0.5, 0.01, 0.9]),
+)
+def test_the_whole_curve_gives_the_same_bits(
+    targets: list[int], nontargets: list[int], dtype: type, p_target: float
+) -> None:
+    """compute_eer and compute_min_dcf look at some operating points, and would find no other number in all."""
+    scores, is_target = join(targets, nontargets)
+    scores = (scores * 7 / (1 if dtype is np.int64 else 3)).astype(dtype)
+    counts = compute_error_counts(scores, is_target)
+    assert counts.thresholds.dtype == np.float64
+    whole = counts.num_misses, counts.num_false_alarms, len(targets), len(nontargets)
+    assert compute_eer(scores, is_target) == interpolate_eer(*whole)
+    miss_cost, false_alarm_cost = normalised_costs(p_target, 1, 1)
+    costs = miss_cost * counts.p_miss + false_alarm_cost * counts.p_false_alarm
+    assert compute_min_dcf(scores, is_target, p_target) == costs.min()
 
 
 @PROPERTY
