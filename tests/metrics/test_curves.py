@@ -120,6 +120,17 @@ def test_the_whole_curve_gives_the_same_bits(
     assert compute_min_dcf(scores, is_target, p_target) == costs.min()
 
 
+@pytest.mark.parametrize("num_nontargets", [9, 10])
+def test_two_threads_sort_as_one(monkeypatch: pytest.MonkeyPatch, num_nontargets: int) -> None:
+    random = np.random.default_rng(0)
+    scores, is_target = join(random.integers(6, size=9).tolist(), random.integers(5, size=num_nontargets).tolist())
+    alone = compute_error_counts(scores, is_target)
+    monkeypatch.setattr("spkadapt.metrics.curves._SORTED_ALONE", 4)
+    together = compute_error_counts(scores, is_target)
+    for name in ("thresholds", "num_misses", "num_false_alarms"):
+        np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
+
+
 @PROPERTY
 @given(targets=SCORES, nontargets=SCORES)
 def test_symmetries(targets: list[int], nontargets: list[int]) -> None:
