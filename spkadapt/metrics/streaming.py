@@ -32,6 +32,7 @@ from spkadapt.metrics.tally import Tally
 _PARTS = (
     64  # into which a range is split, by value and by number of floats, that holds more scores than may be kept
 )
+_MOST_BETWEEN = 1 << 16  # operating points between targets that a curve shows
 _MOST_PAIRS = 2**61  # of a target and a non-target, whose products of counts fit 64 bits
 
 
@@ -159,7 +160,7 @@ class TrialCounts:
         Raises:
             InputError: where there are no targets or no non-targets.
         """
-        curve = self._thin(self._curve())
+        curve = self._curve()
         unresolved = self._unresolved(curve)
         if not len(unresolved):
             return None
@@ -182,7 +183,7 @@ class TrialCounts:
         Raises:
             InputError: where there are no targets or no non-targets, or `next_brackets` asks for another pass.
         """
-        curve = self._thin(self._curve())
+        curve = self._curve()
         num_unresolved = len(self._unresolved(curve))
         if num_unresolved:
             raise InputError(
@@ -263,7 +264,10 @@ class TrialCounts:
         return brackets.with_edges(self.brackets.edges.tolist())
 
     def _curve(self) -> ErrorCounts:
-        """The operating points that are known. The first accepts all, and its threshold is -infinity."""
+        """The operating points that are known. The first accepts all, and its threshold is -infinity.
+
+        Of those amid false alarms alone some thousands stand for all: none is better than all its neighbours.
+        """
         num_targets = self.targets.num_scores
         num_nontargets = self.trials.num_scores - num_targets
         if not (num_targets and num_nontargets):
@@ -272,7 +276,10 @@ class TrialCounts:
         if num_targets * num_nontargets > _MOST_PAIRS:
             found = f"{num_targets} targets and {num_nontargets} non-targets"
             raise InputError(f"expected targets times non-targets up to {_MOST_PAIRS}, found {found}")
-        thresholds = np.union1d(self.brackets.edges, self.trials.kept_scores).astype(np.float32)
+        kept, targets = self.trials.kept_scores, self.targets.kept_scores
+        after_targets = kept[np.minimum(np.searchsorted(kept, targets) + 1, len(kept) - 1)]
+        some = kept[:: len(kept) // _MOST_BETWEEN + 1]
+        thresholds = np.unique(np.concatenate([self.brackets.edges, targets, after_targets, some]))
         misses = self.targets.below(thresholds)
         false_alarms = num_nontargets - (self.trials.below(thresholds) - misses)
         return ErrorCounts(
@@ -282,16 +289,6 @@ class TrialCounts:
             num_targets,
             num_nontargets,
         )
-
-    def _thin(self, curve: ErrorCounts) -> ErrorCounts:
-        """Without the points that make no difference: those amid false alarms alone that are no edge."""
-        misses, false_alarms = curve.num_misses, curve.num_false_alarms
-        passed = np.append(False, (misses[:-2] == misses[1:-1]) & (misses[1:-1] == misses[2:]))
-        passed = np.append(passed, False)
-        passed[np.searchsorted(curve.thresholds, self.brackets.edges)] = False
-        kept = np.flatnonzero(~passed)
-        sizes = curve.num_targets, curve.num_nontargets
-        return ErrorCounts(curve.thresholds[kept], misses[kept], false_alarms[kept], *sizes)
 
     def _unresolved(self, curve: ErrorCounts) -> np.ndarray:
         """After which of the operating points there is a dark range that may hold a better one. See the class."""
