@@ -1,63 +1,162 @@
-"""Scoring and error rates: trials per second against a loop over pairs, and against a bare matrix product.
+"""Scoring and error rates: trials per second, peak memory, and the ratio to a bare matrix product.
 
-Rates count the whole call: length normalisation, sorting into blocks, and putting scores back in order.
+Rates count the whole call: from sides, which a set of embeddings is made into once, to scores in the order of the
+trials. The bound is the bare product of the same sides, into memory of its own: for listed trials too, as though
+picking them from it were free.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+import fused_metrics
 import numpy as np
 import torch
+from fused_metrics import peak_growth
 from harness import Row, compare, parse_arguments, publish
 from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.metrics import roc_curve
+from sklearn.metrics.pairwise import cosine_similarity
+from speechbrain.processing.PLDA_LDA import Ndx, StatObject_SB, fast_PLDA_scoring
 
+from spkadapt.backend.cosine import CosineScorer
+from spkadapt.backend.covariance import TwoCovariance
+from spkadapt.backend.plda import Plda
+from spkadapt.backend.score_norm import NormalisedScorer
+from spkadapt.backend.scorer import Scorer, Side
 from spkadapt.intervals import bootstrap_by_speaker
-from spkadapt.metrics import compute_eer
-from spkadapt.score import score_all_pairs, score_cosine
+from spkadapt.metrics import OperatingPoint, TrialCounts, compute_eer, compute_min_dcf
+from spkadapt.score import TrialRows, score_all_pairs, score_trials
 
 DIM = 256
+NUM_COHORT = 2000
+NUM_PEER_PAIRS = 2000
 
 
-def score_pair_by_pair(
-    enrol: torch.Tensor, test: torch.Tensor, rows: np.ndarray, columns: np.ndarray
-) -> list[float]:
-    similarity = torch.nn.functional.cosine_similarity
-    return [similarity(enrol[i], test[j], dim=0).item() for i, j in zip(rows, columns, strict=True)]
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A scorer and the sides that it makes of random embeddings."""
+
+    name: str
+    scorer: Scorer
+    enrol: Side
+    test: Side
+    enrol_embeddings: np.ndarray
+    test_embeddings: np.ndarray
 
 
-def compare_scoring(name: str, num_embeddings: int, num_trials: int | None, device: str) -> Row:
-    """Time all pairs, or `num_trials` listed pairs.
-
-    The peer scores 2,000 pairs. The bound is the bare product of all pairs, as though picking listed ones from it
-    were free; where few are listed, gathering them beats it.
-    """
+def make_cases(num_embeddings: int) -> list[Case]:
     random = np.random.default_rng(0)
-    embeddings = random.normal(size=(num_embeddings, DIM)).astype(np.float32)
-    rows, columns = random.integers(num_embeddings, size=(2, num_trials or 2000))
-    tensor = torch.from_numpy(embeddings)
-    on_device = tensor.to(device)
-    amount = num_trials or num_embeddings**2
+    # Two sets: NumPy computes the product of one set with itself at half the cost.
+    enrol, test = random.normal(size=(2, num_embeddings, DIM)).astype(np.float32)
+    plda = Plda.from_model(TwoCovariance(np.zeros(DIM), np.diag(random.uniform(0.1, 2, DIM)), np.eye(DIM)))
+    cohort = random.normal(size=(NUM_COHORT, DIM)).astype(np.float32)
+    scorers = {
+        "cosine": CosineScorer(),
+        "PLDA": plda,
+        "AS-norm of cosine": NormalisedScorer(CosineScorer(), "as-norm", 300).fit(cohort),
+    }
+    return [
+        Case(name, scorer, scorer.enrol_side(enrol), scorer.test_side(test), enrol, test)
+        for name, scorer in scorers.items()
+    ]
+
+
+def multiply(case: Case, device: str) -> Callable[[], object]:
+    enrol, test = case.enrol.vectors.to(device), case.test.vectors.to(device)
+    return lambda: (enrol @ test.T).cpu()
+
+
+def score_with_speechbrain(case: Case) -> Callable[[], object]:
+    """All pairs by SpeechBrain's own function, whose PLDA has a full-rank F."""
+    names = np.array([f"{i}" for i in range(len(case.enrol))], dtype=object)
+    empty, ones = np.array([None] * len(names)), np.ones((len(names), 1))
+    vectors = (side.astype(np.float64) for side in (case.enrol_embeddings, case.test_embeddings))
+    enrol, test = (StatObject_SB(names, names, empty, empty, ones, side) for side in vectors)
+    pairs = Ndx(models=np.repeat(names, 2), testsegs=np.tile(names[:2], len(names)))
+    pairs.modelset = pairs.segset = names
+    pairs.trialmask = np.ones((len(names), len(names)), dtype=bool)
+    f = np.diag(np.random.default_rng(0).uniform(0.1, 2, DIM))
+    return lambda: fast_PLDA_scoring(enrol, test, pairs, np.zeros(DIM), f, np.eye(DIM), check_missing=False)
+
+
+def score_pair_by_pair(case: Case, rows: np.ndarray, columns: np.ndarray) -> Callable[[], object]:
+    """As WeSpeaker's score.py does: scikit-learn's cosine of one pair of NumPy vectors after another."""
+    enrol, test = (
+        {f"{i}": vector for i, vector in enumerate(side)} for side in (case.enrol_embeddings, case.test_embeddings)
+    )
+    pairs = [(f"{i}", f"{j}") for i, j in zip(rows[:NUM_PEER_PAIRS], columns[:NUM_PEER_PAIRS], strict=True)]
+    return lambda: [cosine_similarity(enrol[i].reshape(1, -1), test[j].reshape(1, -1))[0][0] for i, j in pairs]
+
+
+def with_memory(row: Row, call: Callable[[], object]) -> Row:
+    return replace(row, name=f"{row.name} ({peak_growth(call):+.0f} MB)")
+
+
+def compare_dense(case: Case, device: str, repeats: int) -> Row:
+    """All pairs. The peer is SpeechBrain's `fast_PLDA_scoring` for PLDA, else NumPy's product."""
+    size = len(case.enrol)
 
     def ours() -> object:
-        if num_trials is None:
-            return score_all_pairs(embeddings, embeddings, device=device)
-        return score_cosine(embeddings, embeddings, rows, columns, device=device)
+        return score_all_pairs(case.scorer, case.enrol, case.test, device=device)
 
-    def bound() -> object:
-        return (on_device @ on_device.T).cpu()
+    left, right = case.enrol.vectors.numpy(), case.test.vectors.numpy()
+    peer = score_with_speechbrain(case) if case.name == "PLDA" else lambda: left @ right.T
+    name = f"{device}: {case.name}, all pairs of {size:,}"
+    row = compare(name, size**2, "trials/s", ours=ours, peer=peer, bound=multiply(case, device), repeats=repeats)
+    return with_memory(row, ours)
 
-    row = compare(name, amount, "trials/s", ours=ours, bound=bound)
-    peer = compare(
-        name,
-        2000,
-        "trials/s",
-        ours=lambda: score_pair_by_pair(tensor, tensor, rows[:2000], columns[:2000]),
-        repeats=3,
-    ).ours
-    return replace(row, peer=peer, ratio_to_peer=row.ours / peer)
+
+def compare_listed(case: Case, num_trials: int, device: str, repeats: int) -> Row:
+    """Random pairs in random order. The peer, one pair at a time, scores 2,000."""
+    rows, columns = draw_pairs(len(case.enrol), num_trials)
+    trials = TrialRows(rows, columns, len(case.enrol), len(case.test))
+
+    def ours() -> object:
+        return score_trials(case.scorer, case.enrol, case.test, trials, device=device)
+
+    name = f"{device}: {case.name}, {num_trials:,} listed of {len(case.enrol):,}²"
+    row = compare(name, num_trials, "trials/s", ours=ours, bound=multiply(case, device), repeats=repeats)
+    peer = compare(name, NUM_PEER_PAIRS, "trials/s", ours=score_pair_by_pair(case, rows, columns), repeats=1).ours
+    return with_memory(replace(row, peer=peer, ratio_to_peer=row.ours / peer), ours)
+
+
+def draw_pairs(size: int, num_trials: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(size, size=(2, num_trials), dtype=np.int32)
+
+
+def compare_measured(case: Case, num_trials: int, repeats: int) -> list[Row]:
+    """Listed trials scored and measured: EER and minDCF in memory; and all metrics at once, by counting."""
+    rows, columns = draw_pairs(len(case.enrol), num_trials)
+    is_target = (rows + columns) % 50 == 0
+    point = OperatingPoint(0.01)
+
+    def score() -> np.ndarray:
+        return score_trials(case.scorer, case.enrol, case.test, TrialRows(rows, columns, *2 * [len(case.enrol)]))
+
+    def in_memory() -> object:
+        scores = score()
+        return compute_eer(scores, is_target), compute_min_dcf(scores, is_target, point.p_target)
+
+    def counted() -> object:
+        scores, brackets = score(), None
+        while True:
+            counts = TrialCounts((point,), brackets)
+            for start in range(0, num_trials, 1 << 20):
+                counts.update(scores[start : start + (1 << 20)], is_target[start : start + (1 << 20)])
+            brackets = counts.next_brackets()
+            if brackets is None:
+                return counts.measure()
+
+    found = []
+    for name, call in (("EER, minDCF", in_memory), ("EER, ROCCH-EER, minDCF, actDCF, Cllr", counted)):
+        label = f"cpu: {case.name}, {num_trials:,} listed trials scored and measured: {name}"
+        row = compare(label, num_trials, "trials/s", ours=call, bound=multiply(case, "cpu"), repeats=repeats)
+        print(f"{label}: {num_trials / row.ours:.2f} s")
+        found.append(with_memory(row, call))
+    return found
 
 
 def compute_sklearn_eer(scores: np.ndarray, is_target: np.ndarray) -> float:
@@ -111,16 +210,18 @@ def compare_bootstrap(num_replicates: int) -> Row:
 
 def main() -> None:
     arguments = parse_arguments(__doc__ or "")
-    num_embeddings = 3000 if arguments.quick else 10_000
+    quick = arguments.quick
+    repeats = 3 if quick else 5
+    cases = make_cases(3000 if quick else 10_000)
     rows = []
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
-        rows += [
-            compare_scoring(f"{device}: all pairs of {num_embeddings:,}", num_embeddings, None, device),
-            compare_scoring(f"{device}: 1,000,000 of their pairs", num_embeddings, 1_000_000, device),
-            compare_scoring(f"{device}: 50,000 of their pairs", num_embeddings, 50_000, device),
-        ]
-    rows += [compare_eer(200_000 if arguments.quick else 1_000_000)]
-    rows += [compare_bootstrap(200 if arguments.quick else 1000)]
+        for case in cases:
+            rows.append(compare_dense(case, device, repeats))
+            rows.append(compare_listed(case, 3_300_000 if quick else 37_000_000, device, repeats))
+            rows.append(compare_listed(case, 50_000, device, repeats))
+    rows += compare_measured(cases[0], 3_300_000 if quick else 37_000_000, 1 if quick else 3)
+    rows += [compare_eer(200_000 if quick else 1_000_000), compare_bootstrap(100 if quick else 1000)]
+    rows += fused_metrics.rows(quick)
     publish(f"scoring, dim {DIM}, {torch.get_num_threads()} CPU threads", rows, arguments.json)
 
 
