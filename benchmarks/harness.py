@@ -35,16 +35,18 @@ def parse_arguments(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def median_seconds(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+def median_seconds(calls: Sequence[Callable[[], object]], repeats: int, pause: float = 0.0) -> list[float]:
     """Median wall time of each call, in seconds, timed in turn (A B C A B C …) after one warm-up round.
 
-    Taking turns lets a drift of the machine's speed fall on all of them alike.
+    Taking turns lets a drift of the machine's speed fall on all of them alike. `pause` seconds before each call
+    let the threads of another's library, which wait busily for a while, go to sleep.
     """
     for call in calls:
         call()
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
         for call, seconds in zip(calls, times, strict=True):
+            time.sleep(pause)
             start = time.perf_counter()
             call()
             seconds.append(time.perf_counter() - start)
@@ -60,10 +62,11 @@ def compare(
     peer: Callable[[], object] | None = None,
     bound: Callable[[], object] | None = None,
     repeats: int = 5,
+    pause: float = 0.0,
 ) -> Row:
     """Time the calls in turn and turn seconds into rates: `amount` of `unit`'s numerator per call."""
     calls = [call for call in (ours, peer, bound) if call is not None]
-    rates = iter(amount / seconds for seconds in median_seconds(calls, repeats))
+    rates = iter(amount / seconds for seconds in median_seconds(calls, repeats, pause))
     our_rate = next(rates)
     peer_rate = next(rates) if peer is not None else None
     bound_rate = next(rates) if bound is not None else None

@@ -70,7 +70,7 @@ def sample_bernoulli(probabilities: Tensor, generator: torch.Generator) -> Tenso
     """
     if probabilities.device.type == "cpu" and probabilities.dtype in (torch.float32, torch.bfloat16):
         uniform = _uniform_of_16_bits(probabilities.shape, generator)
-        return uniform.lt_(probabilities).to(probabilities.dtype)
+        return uniform.lt_(probabilities.float()).to(probabilities.dtype)  # mixed types compare slowly
     uniform = torch.rand(
         probabilities.shape, generator=generator, device=probabilities.device, dtype=probabilities.dtype
     )
