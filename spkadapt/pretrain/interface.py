@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACTIVATIONS",
+    "DIVERGED_ABOVE",
     "EncodedFrames",
     "FrameSource",
     "OnEpoch",
