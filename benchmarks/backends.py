@@ -119,7 +119,7 @@ def adapted_backends(task: Task) -> dict[str, Backend]:
     """Each method at its label-free strength, and the label-free choices with less and less known of the pool."""
     choice = choose_backend(task.source, task.pool)
     found = {}
-    for method in METHODS[1:]:
+    for method in METHODS[2:]:
         strength = best_of(choice, method)
         if strength is not None:
             found[f"{method}, strength {strength:g}"] = prepare_backend(method, task.source, task.pool).at(

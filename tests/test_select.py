@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 from spkadapt import select
-from spkadapt.backend.adapted import COSINE_METHOD, NO_ADAPTATION, SourceData, TargetDomainData, prepare_backend
+from spkadapt.backend.adapted import (
+    CENTRED,
+    COSINE_METHOD,
+    NO_ADAPTATION,
+    SourceData,
+    TargetDomainData,
+    prepare_backend,
+)
 from spkadapt.errors import InputError
+from spkadapt.intervals import compare_paired
 from spkadapt.metrics import compute_eer
 from spkadapt.select import Candidate, Choice, choose_backend
 
@@ -100,7 +108,7 @@ def test_without_enough_calls_nothing_is_compared(sessions: int | None, reason: 
     pool, _ = make_domain(UNEVEN)
     known = None if sessions is None else np.arange(len(pool.embeddings)) % sessions
     choice = choose_backend(make_source(), replace(pool, sessions=known))
-    assert (choice.method, choice.strength, choice.candidates) == (COSINE_METHOD, 0.0, ())
+    assert (choice.method, choice.strength, choice.candidates) == (CENTRED, 0.0, ())
     assert choice.reason.startswith(reason)
 
 
@@ -122,47 +130,64 @@ def test_a_method_that_cannot_be_fitted_is_listed_and_not_chosen(monkeypatch: py
 
 
 class TestTheRule:
-    """`_choose` on made scores of 30 pseudo-speakers with two utterances each."""
+    """`_choose` on made scores of 30 pseudo-speakers with two utterances each, in two halvings."""
 
     SPEAKERS = np.repeat(np.arange(30), 2)
     FIRST, SECOND = np.triu_indices(60, 1)
 
-    def halving(self) -> select._Halving:
+    def halvings(self) -> list[select._Halving]:
         enrol, test = self.SPEAKERS[self.FIRST], self.SPEAKERS[self.SECOND]
-        return select._Halving((), (), (), enrol == test, enrol, test)
+        return [select._Halving((), (), (), enrol == test, enrol, test)] * 2
 
-    def scores(self, gap: float, seed: int = 0) -> np.ndarray:
-        halving = self.halving()
-        return np.random.default_rng(seed).normal(size=len(halving.is_target)) + gap * halving.is_target
-
-    def choose(self, gaps: dict[tuple[str, float], float]) -> Choice:
-        is_target = self.halving().is_target
-        scores, candidates = {}, []
-        for seed, ((method, strength), gap) in enumerate(gaps.items()):
-            values = self.scores(gap, seed)
-            candidates.append(Candidate(method, strength, compute_eer(values, is_target)))
-            scores[candidates[-1]] = values
-        return select._choose(candidates, scores, self.halving())
+    def choose(self, gaps: dict[tuple[str, float], float | tuple[float, float]]) -> Choice:
+        """Each candidate's targets lie `gap` above its non-targets, in both halvings or in each as said."""
+        halvings = self.halvings()
+        noise = np.random.default_rng(0).normal(size=(2, len(self.FIRST)))
+        scores = {}
+        for (method, strength), gap in gaps.items():
+            both = (gap, gap) if isinstance(gap, float) else gap
+            found = [n + g * h.is_target for n, g, h in zip(noise, both, halvings, strict=True)]
+            scores[Candidate(method, strength, select._mean_eer(found, halvings))] = found
+        return select._choose(scores, halvings)
 
     def test_another_method_needs_a_clear_lead(self) -> None:
-        narrow = self.choose({(COSINE_METHOD, 0.0): 2.0, ("kaldi", 1.0): 2.15, (NO_ADAPTATION, 0.0): 1.0})
-        assert narrow.candidates[1].pseudo_eer < narrow.candidates[0].pseudo_eer  # type: ignore[operator]
+        narrow = self.choose({(COSINE_METHOD, 0.2): 2.0, ("kaldi", 1.0): 2.05, (NO_ADAPTATION, 0.0): 1.0})
         assert narrow.method == COSINE_METHOD
-        wide = self.choose({(COSINE_METHOD, 0.0): 2.0, ("kaldi", 1.0): 5.0, (NO_ADAPTATION, 0.0): 1.0})
+        assert "no other method is clearly below" in narrow.reason
+        wide = self.choose({(COSINE_METHOD, 0.2): 1.0, ("kaldi", 1.0): 4.0, (NO_ADAPTATION, 0.0): 1.0})
         assert (wide.method, wide.strength) == ("kaldi", 1.0)
         assert "clearly below" in wide.reason
+
+    def test_another_method_must_lead_in_every_halving(self) -> None:
+        once = self.choose({(COSINE_METHOD, 0.2): 1.0, ("kaldi", 1.0): (6.0, 1.0)})
+        assert once.method == COSINE_METHOD
+
+    def test_the_more_methods_are_tried_the_clearer_a_lead_must_be(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        levels = []
+
+        def compare(*arguments: object, level: float, **settings: object) -> object:
+            levels.append(level)
+            return compare_paired(*arguments, level=level, **settings)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(select, "compare_paired", compare)
+        others = {(name, 1.0): 4.0 for name in ("kaldi", "coral", "fda", "idvc")}
+        self.choose({(COSINE_METHOD, 0.2): 1.0, (CENTRED, 0.0): 0.5, **others})
+        assert set(levels) == {1 - 0.05 / 4}
 
     def test_leaving_it_alone_wins_where_it_is_best(self) -> None:
         choice = self.choose({(COSINE_METHOD, 0.3): 1.0, (NO_ADAPTATION, 0.0): 3.0, ("kaldi", 1.0): 1.0})
         assert choice.method == NO_ADAPTATION
 
-    def test_among_strengths_the_least_wins(self) -> None:
-        choice = self.choose({(COSINE_METHOD, 0.1): 1.0, (COSINE_METHOD, 0.3): 3.0, (COSINE_METHOD, 0.9): 2.0})
-        assert choice.strength == 0.3
-
-    def test_one_method_alone_is_chosen_by_its_least(self) -> None:
-        choice = self.choose({("kaldi", 0.0): 1.0, ("kaldi", 0.5): 3.0})
+    def test_one_method_alone_is_chosen(self) -> None:
+        choice = self.choose({("kaldi", 0.5): 3.0})
         assert (choice.method, choice.strength) == ("kaldi", 0.5)
+
+
+def test_each_method_enters_at_its_least() -> None:
+    pool, _ = make_domain(UNEVEN)
+    choice = choose_backend(make_source(), pool, methods=(COSINE_METHOD,))
+    least = min(choice.candidates, key=lambda one: one.pseudo_eer or 1)
+    assert choice.strength == least.strength
 
 
 def test_pairs_are_calls_that_are_each_others_nearest() -> None:

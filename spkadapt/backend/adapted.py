@@ -1,9 +1,10 @@
 """A backend for a domain without speaker labels, by any method and at any strength.
 
-Every one but `none` centres on the target domain's own recordings (by recording domain where these are known),
-scales to unit length, does what its method says, and normalises scores against those recordings. Methods:
+Every one but `none` centres on the target domain's own recordings (by recording domain where these are known) and
+scales to unit length; all but `none` and `centred` also normalise scores against those recordings. Methods:
 
     none                    cosine, as though there were no target domain
+    centred                 cosine
     same_recording_wccn     cosine after W^(−½), W the covariance within calls, drawn to the identity by
                             1 − strength; at strength 0 cosine: only centring and score normalisation are adapted
     a name in ADAPTATIONS   PLDA of the source domain, its model or the embeddings that it is trained on adapted;
@@ -34,8 +35,8 @@ from spkadapt.backend.wccn import Wccn
 from spkadapt.errors import InputError, suggest
 
 COSINE_METHOD = "same_recording_wccn"
-NO_ADAPTATION = "none"
-METHODS = (NO_ADAPTATION, COSINE_METHOD, *ADAPTATIONS)
+NO_ADAPTATION, CENTRED = "none", "centred"
+METHODS = (NO_ADAPTATION, CENTRED, COSINE_METHOD, *ADAPTATIONS)
 
 # Of a PLDA's covariances towards the identity; a few thousand embeddings do not fill a few hundred dimensions.
 PLDA_SHRINKAGE = 0.7
@@ -153,6 +154,8 @@ def prepare_backend(
     if method == NO_ADAPTATION:
         return PreparedBackend((), lambda _: ((), CosineScorer()), None, None)
     common = fit_common(target_domain) if common is None else common
+    if method == CENTRED:
+        return PreparedBackend(common, lambda _: ((), CosineScorer()), None, None)
     inside = Backend(common, CosineScorer()).transform(target_domain.embeddings, target_domain.domains)
     if method == COSINE_METHOD:
         steps_at = _prepare_wccn(inside, target_domain.sessions)

@@ -11,6 +11,7 @@ from spkadapt.backend import Plda
 from spkadapt.backend.adaptation import ADAPTATIONS, FEATURE_ADAPTATIONS, MODEL_ADAPTATIONS, TargetStatistics
 from spkadapt.backend.adaptation.statistics import SourceStatistics
 from spkadapt.backend.adapted import (
+    CENTRED,
     COSINE_METHOD,
     METHODS,
     MOST_COHORT,
@@ -125,8 +126,15 @@ def test_a_feature_adaptation_is_plda_trained_on_mapped_embeddings(method: str, 
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
-def test_the_methods_are_all_adaptations_and_two_more() -> None:
-    assert set(METHODS) == {NO_ADAPTATION, COSINE_METHOD, *ADAPTATIONS}
+def test_centring_alone_is_cosine_of_what_is_centred_by_domain() -> None:
+    source, pool = make_data()
+    x = centred_by_domain(pool)
+    found = score(prepare_backend(CENTRED, source, pool).at(0), pool)
+    np.testing.assert_allclose(found, x @ x.T, atol=1e-6)
+
+
+def test_the_methods_are_all_adaptations_and_three_more() -> None:
+    assert set(METHODS) == {NO_ADAPTATION, CENTRED, COSINE_METHOD, *ADAPTATIONS}
 
 
 def test_the_unlabelled_domain_has_no_room_for_a_speaker() -> None:

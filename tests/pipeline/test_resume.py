@@ -10,6 +10,9 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from spkadapt import cli
 from spkadapt.errors import InputError
@@ -22,6 +25,7 @@ STEPS = "train.num_steps=150"
 MOMENTS = (
     "cache/features-*/audio.json",  # features come next
     "tiny/seed-0",  # then pretraining
+    "tiny/seed-0/pretraining.pt",  # some of whose epochs are over
     "tiny/seed-0/checkpoint.pt",  # then training
     "tiny/seed-0/model.safetensors",  # then scoring
 )
@@ -54,7 +58,7 @@ def rows_without_time(folder: Path) -> list[dict[str, object]]:
 def test_killed_again_and_again_it_ends_with_the_same_numbers(processes, write_recipe, tmp_path) -> None:
     recipe = write_recipe(adapt={"method": "mmd"})
     statuses = [start_and_kill(processes, recipe, tmp_path / "killed", moment) for moment in MOMENTS]
-    assert statuses[:3] == [-signal.SIGKILL] * 3
+    assert statuses[:4] == [-signal.SIGKILL] * 4
     for out in ("killed", "unbroken"):
         run_recipe(load_recipe(recipe, [STEPS]), tmp_path / out, Progress())
         report_runs([tmp_path / out / "tiny"], None, Progress())
@@ -62,6 +66,34 @@ def test_killed_again_and_again_it_ends_with_the_same_numbers(processes, write_r
     for name in ("model.safetensors", "scores_plain.txt", "scores_centred.txt", "embeddings.npz"):
         assert (killed / "seed-0" / name).read_bytes() == (unbroken / "seed-0" / name).read_bytes(), name
     assert rows_without_time(killed) == rows_without_time(unbroken)
+
+
+@pytest.mark.parametrize("method", ["dae", "dbn", "vae"])
+def test_killed_while_pretraining_it_ends_with_the_same_layers(processes, write_recipe, tmp_path, method) -> None:
+    """And does not start pretraining anew: the second process finds epochs that the first has done."""
+    settings = {"num_epochs": 60, "batch_size": 20}
+    recipe = write_recipe(pretrain={"strategy": "finetune", "method": method, method: settings})
+    killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+    assert start_and_kill(processes, recipe, killed, "tiny/seed-0/pretraining.pt") == -signal.SIGKILL
+    assert (killed / "tiny/seed-0/pretraining.pt").is_file()
+    assert not list(killed.glob("cache/pretrain-*"))
+    for out in (killed, unbroken):
+        run_recipe(load_recipe(recipe, ["train.num_steps=2"]), out, Progress())
+        assert not (out / "tiny/seed-0/pretraining.pt").exists()
+    assert_same_layers(*(next(out.glob("cache/pretrain-*")) for out in (killed, unbroken)))
+
+
+def assert_same_layers(one: Path, other: Path) -> None:
+    """And the same history, but for the time that it took."""
+    tensors, others = load_file(one), load_file(other)
+    assert tensors.keys() == others.keys()
+    assert all(torch.equal(tensors[name], others[name]) for name in tensors)
+    records = []
+    for path in (one, other):
+        with safe_open(path, framework="pt") as file:
+            records.append(json.loads(file.metadata()["record"]))
+    assert records[0]["history"] == records[1]["history"]
+    assert all(record["seconds"] > 0 for record in records)
 
 
 def test_a_half_written_file_is_never_taken_for_a_whole_one(make_recipe, tmp_path) -> None:
@@ -74,7 +106,8 @@ def test_a_half_written_file_is_never_taken_for_a_whole_one(make_recipe, tmp_pat
     layers = next((tmp_path / "clean" / "cache").glob("pretrain-*")).stem
     (tmp_path / "cache" / features).mkdir(parents=True)
     for name in (
-        *(f"tiny/seed-0/{stem}" for stem in ("model.safetensors", "checkpoint.pt", "training.json", "seed.json")),
+        *(f"tiny/seed-0/{stem}" for stem in ("model.safetensors", "pretraining.pt", "checkpoint.pt", "seed.json")),
+        "tiny/seed-0/training.json",
         *(f"cache/{features}/{stem}" for stem in ("frames.npy", "store.json", "audio.json", "shard-00000.npz")),
         f"cache/{layers}.safetensors",
     ):
