@@ -34,9 +34,9 @@ from spkadapt.metrics.weighted import EER
 from spkadapt.score import score_all_pairs
 
 CHOICE_RULE = (
-    "the least pseudo-speaker EER of no adaptation, centring, and same-recording WCCN at any strength; another method "
-    "only where its least is below that in every halving of the calls, each by a confidence interval of the paired "
-    "difference that leaves out zero, at 95 % for all other methods together (Bonferroni)"
+    "the least pseudo-speaker EER of no adaptation, centring, and same-recording WCCN at any strength; another "
+    "method only where its least is below that in every halving of the calls, each by a confidence interval of "
+    "the paired difference that leaves out zero, at 95 % for all other methods together (Bonferroni)"
 )
 FEWEST_SESSIONS = 20
 
