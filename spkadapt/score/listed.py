@@ -154,18 +154,25 @@ def score_job(scorer: Scorer, enrol: Side, test: Side, rows: TrialRows, job: Job
     tile = _score_tile(scorer, enrol.rows(job.enrol_rows), test.rows(job.test_rows))
     cells = torch.from_numpy(np.subtract(enrol_rows, job.enrol_rows.start)).to(device).mul_(tile.shape[1])
     cells.add_(torch.from_numpy(np.subtract(test_rows, job.test_rows.start)).to(device))
-    scores = torch.from_numpy(np.empty(len(cells), np.float32)).to(device)
-    return torch.index_select(tile.view(-1), 0, cells, out=scores).cpu().numpy()
+    scores = torch.index_select(tile.view(-1), 0, cells, out=_empty((len(cells),), device))
+    return scores.cpu().numpy()
 
 
 def _score_tile(scorer: Scorer, enrol: Side, test: Side) -> Tensor:
     device = enrol.vectors.device
-    shape = len(enrol), len(test)
-    on_cpu = device.type == "cpu"  # there NumPy's large pages pay, as in `score_all_pairs`
-    tile = torch.from_numpy(np.empty(shape, np.float32)) if on_cpu else torch.empty(shape, device=device)
+    tile = _empty((len(enrol), len(test)), device)
     for block in iterate_blocks(scorer, enrol, test, device=device):
         tile[block.enrol_rows, block.test_rows] = block.scores
     return tile
+
+
+def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    # On a CPU NumPy's large pages pay, as in `score_all_pairs`.
+    return (
+        torch.from_numpy(np.empty(shape, np.float32))
+        if device.type == "cpu"
+        else torch.empty(shape, device=device)
+    )
 
 
 def _tile_shape(num_enrol: int, num_test: int) -> tuple[int, int]:
