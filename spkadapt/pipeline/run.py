@@ -217,19 +217,20 @@ class _SeedRun:
             device=self.recipe.train.device,
         )
         trainer = PRETRAINERS[method](shape.hidden_dims, shape.activation, config)
-        start, epochs = time.monotonic(), itertools.count(1)
+        epochs, checkpoint = itertools.count(1), self.folder / "pretraining.pt"
         with self.progress.task(f"{self.label}: {method}", trainer.num_epochs) as update:
 
             def on_epoch(epoch: PretrainProgress) -> None:
                 update(next(epochs), show_terms(epoch.losses))
 
-            trainer.fit(frames, seed=self.seed, on_epoch=on_epoch)
+            trainer.fit(frames, seed=self.seed, on_epoch=on_epoch, checkpoint=checkpoint)
         history = [asdict(epoch) for epoch in trainer.history]
         _save_layers(
             path,
             trainer.hidden_layers(),
-            {"method": method, "seconds": time.monotonic() - start, "history": history},
+            {"method": method, "seconds": trainer.seconds, "history": history},
         )
+        checkpoint.unlink()
         return _load_layers(path)
 
 

@@ -14,7 +14,7 @@ from spkadapt.backend.chain import Backend
 from spkadapt.backend.cosine import CosineScorer
 from spkadapt.backend.normalise import MeanSubtraction
 from spkadapt.embed import EmbeddingSet
-from spkadapt.enrolment import load_enrolment
+from spkadapt.enrolment import Enrolment, load_enrolment
 from spkadapt.errors import InputError, shorten
 from spkadapt.files import write_json
 from spkadapt.metrics import (
@@ -33,7 +33,7 @@ from spkadapt.score.parts import score_to_file
 from spkadapt.score.sides import prepare_sides
 from spkadapt.tables import load_utterance_table, look_up
 from spkadapt.train import check_device
-from spkadapt.trials import load_trials
+from spkadapt.trials import Trials, load_trials
 
 
 def score_file(
@@ -72,7 +72,7 @@ def score_file(
     chain = _load_backend(backend, centre)
     vectors, listed = EmbeddingSet.load(embeddings), load_trials(trials)
     models = None if enrolment is None else load_enrolment(enrolment)
-    vectors = transform_set(chain, vectors, domains)
+    vectors = transform_set(chain, _select_needed(vectors, listed, models), domains)
     sides = prepare_sides(chain.scorer, listed, vectors, enrolment=models, path=trials)
     with join_ranks(device) as ranks, progress.task("scores", len(listed)) as update:
         score_to_file(out, chain.scorer, sides, listed, ranks=ranks, on_progress=lambda done: update(done, ""))
@@ -146,6 +146,13 @@ def _describe(found: ExactMetrics, p_targets: Sequence[float]) -> dict[str, Any]
             "cllr": CLLR_DEFINITION,
         },
     }
+
+
+def _select_needed(vectors: EmbeddingSet, listed: Trials, models: Enrolment | None) -> EmbeddingSet:
+    """The embeddings that the trials name; what they name and is not there is for `prepare_sides` to say."""
+    enrolled = listed.enrol_ids if models is None else models.utterance_ids
+    needed = {*enrolled, *listed.test_ids}
+    return vectors.select([name for name in vectors.utterance_ids if name in needed])
 
 
 def _load_backend(backend: Path | None, centre: Path | None) -> Backend:

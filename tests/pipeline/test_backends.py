@@ -183,6 +183,19 @@ def test_scoring_asks_for_what_the_backend_needs(world: World) -> None:
     assert not out.exists()
 
 
+def test_only_utterances_that_trials_name_need_a_domain(world: World) -> None:
+    world.adapt(method="same_recording_wccn", strength=0.2)
+    names = world.tested.utterance_ids[:2]
+    Trials(names[:1], names[1:]).save(world.path("one"))
+    lines = world.path("test.utt2domain").read_text().splitlines(keepends=True)
+    world.path("two").write_text("".join(lines[:2]))
+    settings = {"backend": world.path("b"), "domains": world.path("two")}
+    score_file(world.path("test.npz"), world.path("one"), world.path("s"), Progress(), **settings)
+    assert len(load_scores(world.path("s")).scores) == 1
+    with pytest.raises(InputError, match=r"two: no domain for 46 utterances: test00-0-2"):
+        score_file(world.path("test.npz"), world.trials, world.path("s"), Progress(), **settings)
+
+
 def test_all_pairs_are_measured_as_listed_ones(world: World) -> None:
     """The two halves of the tested calls against each other, listed, scored and measured in memory."""
     names = np.array(world.tested.utterance_ids)
