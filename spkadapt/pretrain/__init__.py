@@ -1,6 +1,6 @@
 """Layer-wise unsupervised pretraining of frame networks.
 
-    frames (n, dim) → Dbn | StackedAutoencoder | Vae → hidden layers (weights and biases, bottom first)
+    frames (n, dim) → Dbn | Dbm | StackedAutoencoder | Vae → hidden layers (weights and biases, bottom first)
 
 Torch only, and knows nothing of audio. `interface` holds what the methods share; each method is in the file
 that bears its name; `PRETRAINERS` maps a recipe's name to a class, `PRETRAINER_CONFIGS` to its configuration.
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spkadapt.pretrain.autoencoder import DaeConfig, DenoisingAutoencoder, StackedAutoencoder
+from spkadapt.pretrain.dbm import Dbm, DbmConfig
 from spkadapt.pretrain.dbn import Dbn, DbnConfig
 from spkadapt.pretrain.disk_frames import DiskFrames
 from spkadapt.pretrain.frames import FrameSource, TensorFrames
@@ -20,19 +21,36 @@ from spkadapt.pretrain.interface import (
     PretrainProgress,
 )
 from spkadapt.pretrain.rbm import Rbm, RbmConfig
+from spkadapt.pretrain.strategies import (
+    STRATEGIES,
+    ClassifierConfig,
+    FrameClassifier,
+    train_classifier,
+    train_greedy_layers,
+)
 from spkadapt.pretrain.vae import Vae, VaeConfig, VariationalAutoencoder
 
-PRETRAINERS: dict[str, Callable[..., Pretrainer]] = {"dae": StackedAutoencoder, "dbn": Dbn, "vae": Vae}
-PRETRAINER_CONFIGS: dict[str, type[PretrainConfig]] = {"dae": DaeConfig, "dbn": DbnConfig, "vae": VaeConfig}
+PRETRAINERS: dict[str, Callable[..., Pretrainer]] = {"dae": StackedAutoencoder, "dbm": Dbm, "dbn": Dbn, "vae": Vae}
+PRETRAINER_CONFIGS: dict[str, type[PretrainConfig]] = {
+    "dae": DaeConfig,
+    "dbm": DbmConfig,
+    "dbn": DbnConfig,
+    "vae": VaeConfig,
+}
 
 __all__ = [
     "PRETRAINERS",
     "PRETRAINER_CONFIGS",
+    "STRATEGIES",
+    "ClassifierConfig",
     "DaeConfig",
+    "Dbm",
+    "DbmConfig",
     "Dbn",
     "DbnConfig",
     "DenoisingAutoencoder",
     "DiskFrames",
+    "FrameClassifier",
     "FrameSource",
     "PretrainConfig",
     "PretrainProgress",
@@ -44,4 +62,6 @@ __all__ = [
     "Vae",
     "VaeConfig",
     "VariationalAutoencoder",
+    "train_classifier",
+    "train_greedy_layers",
 ]

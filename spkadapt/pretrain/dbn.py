@@ -3,65 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from spkadapt.errors import InputError
-from spkadapt.pretrain.checkpoint import Checkpoint
 from spkadapt.pretrain.dbn_net import DeepBeliefNet
 from spkadapt.pretrain.dbn_up_down import UpDownConfig, train_up_down
 from spkadapt.pretrain.interface import (
-    EncodedFrames,
     FrameSource,
     OnEpoch,
     Pretrainer,
-    PretrainProgress,
     as_frame_source,
     draw_seed,
 )
-from spkadapt.pretrain.rbm import Rbm, RbmConfig
+from spkadapt.pretrain.rbm import Rbm
+from spkadapt.pretrain.stack import StackConfig, train_greedily
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
 @dataclass(frozen=True)
-class DbnConfig(RbmConfig):
-    """How each RBM of the stack is trained: `RbmConfig`, and a rate of its own for the bottom one.
+class DbnConfig(StackConfig):
+    """How the stack is trained greedily (`StackConfig`), and what follows.
 
     Attributes:
-        learning_rate: of the Bernoulli-Bernoulli layers; default of Hinton & Salakhutdinov (2006).
-        gaussian_learning_rate: of the Gaussian-Bernoulli bottom layer, one or two orders of magnitude below
-            the other (Hinton 2010, §13.2).
-        num_epochs: passes over the frames for each layer.
-        visible: units of the bottom: "gaussian" for standardised frames, "bernoulli" for frames in [0, 1], which
-            `learning_rate` then suits.
         up_down: how the up-down algorithm goes on from the greedy stack; None for greedy training alone.
-
-    All else is as in `RbmConfig`, for every layer.
 
     Raises:
         InputError: a value out of its range.
     """
 
-    gaussian_learning_rate: float = 0.002
-    visible: Literal["gaussian", "bernoulli"] = "gaussian"
     up_down: UpDownConfig | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("gaussian_learning_rate", 0 < self.gaussian_learning_rate < float("inf"), "a number above 0")
-        self.require("visible", self.visible in ("gaussian", "bernoulli"), '"gaussian" or "bernoulli"')
-
-    def of_layer(self, layer: int) -> DbnConfig:
-        """How the RBM of `layer`, 1 for the bottom, is trained."""
-        gaussian = layer == 1 and self.visible == "gaussian"
-        return replace(self, learning_rate=self.gaussian_learning_rate) if gaussian else self
 
 
 class Dbn(Pretrainer):
@@ -115,7 +93,9 @@ class Dbn(Pretrainer):
         saved = self._open_checkpoint(checkpoint, source, seed, self.config, shared)
         dims = [source.dim, *self.hidden_dims]
         kinds = [self.config.visible] + ["bernoulli"] * (len(dims) - 2)
-        rbms = [Rbm(*pair, kind, generator=generator) for pair, kind in zip(pairwise(dims), kinds, strict=True)]
+        # Apart from the seeds of training: the first layers of a deep stack are then those of a shallow one.
+        weights = torch.Generator().manual_seed(draw_seed(generator))
+        rbms = [Rbm(*pair, kind, generator=weights) for pair, kind in zip(pairwise(dims), kinds, strict=True)]
         self.history = train_greedily(rbms, frames, self.config, generator, noise, on_epoch, saved)
         net = DeepBeliefNet(rbms)
         if self.config.up_down:
@@ -131,43 +111,3 @@ class Dbn(Pretrainer):
         if self.net is None:
             raise self._unfitted()
         return self.net.hidden_layers()
-
-
-def train_greedily(
-    rbms: Sequence[Rbm],
-    frames: Tensor | FrameSource,
-    config: DbnConfig,
-    generator: torch.Generator,
-    noise: torch.Generator,
-    on_epoch: OnEpoch | None,
-    checkpoint: Checkpoint | None,
-) -> list[PretrainProgress]:
-    """Train each RBM of a stack on samples of the hidden units of the one below, drawn afresh at every visit.
-
-    Args:
-        rbms: bottom first.
-        frames: (n, dim), for the bottom.
-        config: how to train.
-        generator: seeds the training of each.
-        noise: draws the samples; on the frames' device.
-        on_epoch: called after each epoch.
-        checkpoint: each RBM is a phase of it.
-    """
-    history = []
-    for layer, rbm in enumerate(rbms, start=1):
-        rbm.fit(
-            frames,
-            config.of_layer(layer),
-            seed=draw_seed(generator),
-            layer=layer,
-            on_epoch=on_epoch,
-            checkpoint=checkpoint,
-        )
-        history += rbm.history
-        frames = _sampled_above(rbm, as_frame_source(frames), noise)
-    return history
-
-
-def _sampled_above(rbm: Rbm, source: FrameSource, noise: torch.Generator) -> EncodedFrames:
-    """What the next layer trains on: `source` through a sample of `rbm`'s hidden units."""
-    return EncodedFrames(source, len(rbm.hidden_bias), lambda v: rbm.sample_hidden(v, noise))

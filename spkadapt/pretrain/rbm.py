@@ -115,7 +115,7 @@ class Rbm(nn.Module):
 
     def sample_hidden(self, v: Tensor, generator: torch.Generator) -> Tensor:
         """A sample h ~ P(h | v), (n, num_hidden), drawn for each row of `v` on its own."""
-        return mean_and_sample(self.hidden, self.hidden_inputs(v), generator)[1]
+        return self._hidden_mean_and_sample(v, generator)[1]
 
     def visible_mean(self, h: Tensor) -> Tensor:
         """E[v | h], (n, num_visible), of `h (n, num_hidden)`: σ(b + Wᵀh) if Bernoulli, b + Wᵀh if Gaussian."""
@@ -144,7 +144,7 @@ class Rbm(nn.Module):
         """
         if num_steps < 1:
             raise InputError(f"num_steps is {num_steps}; contrastive divergence takes at least 1")
-        positive, h = mean_and_sample(self.hidden, self.hidden_inputs(v), generator)
+        positive, h = self._hidden_mean_and_sample(v, generator)
         mean, chain = self._visible_mean_and_sample(h, generator)
         error = F.mse_loss(mean, v)
         for _ in range(num_steps - 1):
@@ -197,6 +197,9 @@ class Rbm(nn.Module):
         if self.log_variance is not None:
             weight = weight * self.log_variance.detach().neg().exp()
         return linear_from(weight, self.hidden_bias)
+
+    def _hidden_mean_and_sample(self, v: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return mean_and_sample(self.hidden, self.hidden_inputs(v), generator)
 
     def _visible_mean_and_sample(self, h: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         inputs = torch.addmm(self.visible_bias, h, self.weight)

@@ -12,6 +12,7 @@ from spkadapt.errors import DivergenceError, InputError
 from spkadapt.pretrain import (
     PRETRAINER_CONFIGS,
     PRETRAINERS,
+    DbmConfig,
     FrameSource,
     PretrainConfig,
     Pretrainer,
@@ -123,6 +124,8 @@ def test_progress_is_reported_as_it_is_recorded(method: str) -> None:
     assert reports == pretrainer.history
     layers = [None] if method == "vae" else [1, 2]
     expected = [(layer, epoch) for layer in layers for epoch in (1, 2)]
+    if method == "dbm":
+        expected += [(None, epoch) for epoch in range(1, DbmConfig().joint.num_epochs + 1)]
     assert [(progress.layer, progress.epoch) for progress in reports] == expected
 
 
@@ -157,7 +160,7 @@ def test_bad_frames_are_an_input_error_and_no_divergence(method: str, activation
 
 @every_name
 def test_divergence_names_place_and_remedy(method: str) -> None:
-    rate = "gaussian_learning_rate" if method == "dbn" else "learning_rate"
+    rate = "gaussian_learning_rate" if method in ("dbm", "dbn") else "learning_rate"
     place = "all layers" if method == "vae" else "layer 1"
     with pytest.raises(DivergenceError, match=rf"at {place}, epoch \d+, step \d+: \w+ is .*rate below 1e\+30"):
         build(method, num_epochs=20, **{rate: 1e30}).fit(structured_frames(), seed=0)
