@@ -12,6 +12,7 @@
       skipped_trials.txt       trials left out with them; absent where there are none
       inputs.json              checksums of the above and the name of the features, to notice if they change
       seed-N/
+        pretraining.pt         only while pretraining
         checkpoint.pt          only while training
         model.safetensors      the trained model
         training.json          what was logged, and how long it took

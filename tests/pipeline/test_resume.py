@@ -68,7 +68,7 @@ def test_killed_again_and_again_it_ends_with_the_same_numbers(processes, write_r
 
 
 def test_killed_while_pretraining_it_ends_with_the_same_layers(processes, write_recipe, tmp_path) -> None:
-    settings = {"num_epochs": 60, "batch_size": 20}
+    settings = {"num_epochs": 10, "batch_size": 20}
     recipe = write_recipe(pretrain={"strategy": "finetune", "method": "dbn", "dbn": settings})
     killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
     marker = "tiny/seed-0/pretraining.pt"  # some epochs are over
