@@ -14,6 +14,8 @@ from spkadapt.errors import InputError
 from spkadapt.pretrain import PRETRAINER_CONFIGS, PRETRAINERS, Pretrainer, PretrainProgress
 from spkadapt.pretrain import checkpoint as checkpoint_module
 from spkadapt.pretrain.checkpoint import Checkpoint
+from spkadapt.pretrain.dbm_training import DbmTrainingConfig
+from spkadapt.pretrain.dbn_up_down import UpDownConfig
 from spkadapt.pretrain.interface import PretrainConfig, TensorFrames, run_epochs
 
 # Whatever has a state of its own: momentum, Adam's moments, chains, running activities, schedules by epoch.
@@ -24,6 +26,8 @@ MEMBERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dbn, persistent": ("dbn", "sigmoid", {"negative_phase": "persistent", "sparsity_target": 0.1}),
     "dbn, tempered": ("dbn", "sigmoid", {"negative_phase": "tempered", "num_temperatures": 3}),
     "dbn, bfloat16": ("dbn", "sigmoid", {"precision": "bfloat16", "negative_phase": "persistent"}),
+    "dbn, up-down": ("dbn", "sigmoid", {"up_down": UpDownConfig(num_epochs=2, batch_size=25)}),
+    "dbm": ("dbm", "sigmoid", {"joint": DbmTrainingConfig(num_epochs=2, batch_size=25)}),
     "vae": ("vae", "sigmoid", {"num_latent": 3, "beta_warmup_epochs": 1}),
 }
 every_member = pytest.mark.parametrize("member", list(MEMBERS))

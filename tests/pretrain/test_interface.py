@@ -19,7 +19,7 @@ from spkadapt.pretrain import (
     PretrainProgress,
     TensorFrames,
 )
-from spkadapt.pretrain.interface import EncodedFrames, minibatches
+from spkadapt.pretrain.interface import EncodedFrames, minibatches, run_epochs
 
 METHODS = [("dae", "sigmoid"), ("dae", "relu"), ("dbn", "sigmoid"), ("vae", "sigmoid"), ("vae", "relu")]
 every_method = pytest.mark.parametrize(("method", "activation"), METHODS)
@@ -164,6 +164,33 @@ def test_divergence_names_place_and_remedy(method: str) -> None:
     place = "all layers" if method == "vae" else "layer 1"
     with pytest.raises(DivergenceError, match=rf"at {place}, epoch \d+, step \d+: \w+ is .*rate below 1e\+30"):
         build(method, num_epochs=20, **{rate: 1e30}).fit(structured_frames(), seed=0)
+
+
+def test_parameters_that_left_the_finite_numbers_behind_a_finite_loss_are_found() -> None:
+    """As in the last step of all, whose loss is of the model before it."""
+    model, source = nn.Linear(2, 3), TensorFrames(torch.zeros(50, 2))
+    config, order = PretrainConfig(num_epochs=2, batch_size=20), torch.Generator().manual_seed(0)
+    steps = []
+
+    def step(batch: Tensor, epoch: int) -> dict[str, Tensor]:
+        steps.append(epoch)
+        if len(steps) == 6:
+            nn.init.constant_(model.bias, float("inf"))
+        return {"loss": torch.ones(())}
+
+    with pytest.raises(
+        DivergenceError, match=r'layer 3, epoch 2, step 3: the parameter "bias" of the decoder is not finite; use'
+    ):
+        run_epochs(source, step, config, order, layer=3, on_epoch=None, state={"decoder": model})
+
+
+def test_large_parameters_are_no_divergence_though_their_sum_overflows() -> None:
+    model, source = nn.Linear(2, 3), TensorFrames(torch.zeros(50, 2))
+    nn.init.constant_(model.weight, 3e38)
+    config, order = PretrainConfig(num_epochs=1), torch.Generator().manual_seed(0)
+    step = {"loss": torch.ones(())}
+    history = run_epochs(source, lambda *_: step, config, order, layer=1, on_epoch=None, state={"decoder": model})
+    assert len(history) == 1
 
 
 @every_name
