@@ -291,6 +291,7 @@ def test_softmax_network_tells_classes_apart_that_its_codes_tell(activation: str
     assert nn.functional.cross_entropy(network(frames), labels).item() == pytest.approx(math.log(3), rel=1e-12)
     top = network[-1]
     assert isinstance(top, nn.Linear)
+    assert not network(frames).any()
     with torch.no_grad():
         top.weight.normal_(generator=generator())
         top.bias.normal_(generator=generator())
