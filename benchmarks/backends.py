@@ -116,15 +116,15 @@ def best_of(choice: Choice, method: str) -> float | None:
 
 
 def adapted_backends(task: Task) -> dict[str, Backend]:
-    """Each method at its label-free strength, and the label-free choices with less and less known of the pool."""
+    """Each method in full and at its label-free strength, and the choices with less and less known of the pool."""
     choice = choose_backend(task.source, task.pool)
-    found = {}
+    found = {"source PLDA, as it is": prepare_backend("kaldi", task.source, task.pool).at(0)}
     for method in METHODS[2:]:
+        prepared = prepare_backend(method, task.source, task.pool)
+        found[f"{method} in full"] = prepared.at(1)
         strength = best_of(choice, method)
-        if strength is not None:
-            found[f"{method}, strength {strength:g}"] = prepare_backend(method, task.source, task.pool).at(
-                strength
-            )
+        if strength:  # at 0 it is the source PLDA
+            found[f"{method}, label-free strength {strength:g}"] = prepared.at(strength)
     pools = {
         "calls and kinds of phone known": task.pool,
         "calls known": TargetDomainData(task.pool.embeddings, task.pool.sessions),

@@ -103,11 +103,14 @@ def choose_backend(
         on_progress: called with how many methods have been tried, and the next one's name.
 
     Raises:
-        InputError: as `prepare_backend` does.
+        InputError: data of two extractors; too few sessions where centring is not among `methods`; or that none
+            of them can be fitted.
     """
     num_sessions = 0 if target_domain.sessions is None else len(np.unique(target_domain.sessions))
     if num_sessions < FEWEST_SESSIONS:
-        known = "no sessions are known" if target_domain.sessions is None else f"only {num_sessions} sessions"
+        known = f"{num_sessions or 'no'} sessions are known, fewer than {FEWEST_SESSIONS}"
+        if CENTRED not in methods:
+            raise InputError(f"{known}, so no strength can be chosen for {', '.join(methods)}: say which")
         return Choice(CENTRED, 0.0, f"{known}, so nothing can be compared")
     halvings = _halve(target_domain, seed)
     candidates: list[Candidate] = []
@@ -124,6 +127,8 @@ def choose_backend(
         candidates += tried
         best = min(tried, key=_pseudo_eer)
         scores[best] = tried[best]
+    if not scores:
+        raise InputError(f"no method can be fitted: {candidates[0].failure}")
     return replace(_choose(scores, halvings), candidates=tuple(candidates))
 
 

@@ -103,13 +103,17 @@ def test_names_of_calls_are_of_no_account() -> None:
     assert choose_backend(source, renamed, methods=QUICK) == choose_backend(source, numbered, methods=QUICK)
 
 
-@pytest.mark.parametrize(("sessions", "reason"), [(None, "no sessions are known"), (19, "only 19 sessions")])
+@pytest.mark.parametrize(("sessions", "reason"), [(None, "no sessions are known"), (19, "19 sessions are known")])
 def test_without_enough_calls_nothing_is_compared(sessions: int | None, reason: str) -> None:
     pool, _ = make_domain(UNEVEN)
     known = None if sessions is None else np.arange(len(pool.embeddings)) % sessions
     choice = choose_backend(make_source(), replace(pool, sessions=known))
     assert (choice.method, choice.strength, choice.candidates) == (CENTRED, 0.0, ())
     assert choice.reason.startswith(reason)
+    with pytest.raises(
+        InputError, match=f"{reason}, fewer than 20, so no strength can be chosen for coral: say which"
+    ):
+        choose_backend(make_source(), replace(pool, sessions=known), methods=("coral",))
 
 
 def test_a_method_that_cannot_be_fitted_is_listed_and_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +130,8 @@ def test_a_method_that_cannot_be_fitted_is_listed_and_not_chosen(monkeypatch: py
     )
     assert choice.candidates[0] == Candidate("coral", 1.0, None, "too little of everything")
     assert choice.method in QUICK
+    with pytest.raises(InputError, match="no method can be fitted: too little of everything"):
+        choose_backend(make_source(), pool, methods=("coral",))
     assert seen == [(0, "coral"), (1, NO_ADAPTATION), (2, COSINE_METHOD)]
 
 

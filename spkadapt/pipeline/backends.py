@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from spkadapt import __version__
-from spkadapt.backend.adapted import METHODS, SourceData, TargetDomainData, prepare_backend
+from spkadapt.backend.adapted import CENTRED, METHODS, NO_ADAPTATION, SourceData, TargetDomainData, prepare_backend
 from spkadapt.backend.chain import Backend
 from spkadapt.embed import EmbeddingSet
 from spkadapt.errors import InputError, shorten, suggest
@@ -47,7 +47,7 @@ def adapt_backend(
         domains: the recording condition of each target utterance, such as its kind of telephone: a table, or a CSV
             file with the column `domain`. Scoring then needs it of the utterances it scores.
         method: one of `METHODS`, or `auto`: chosen by `CHOICE_RULE`.
-        strength: from 0 to 1; chosen where None.
+        strength: from 0 to 1; chosen where None, for which sessions must be known.
         seed: of the choice.
 
     Raises:
@@ -128,8 +128,8 @@ def _choose(
     seed: int,
     progress: Progress,
 ) -> Choice:
-    if strength is not None:
-        return Choice(method, strength, "as asked for")
+    if strength is not None or method in (NO_ADAPTATION, CENTRED):
+        return Choice(method, strength or 0.0, "as asked for")
     methods = METHODS if method == AUTO else (method,)
     with progress.task("backends", len(methods)) as update:
         choice = choose_backend(source, pool, methods=methods, seed=seed, on_progress=update)

@@ -116,6 +116,14 @@ def test_adapted_scores_are_better_than_cosine(world: World) -> None:
     assert eers[world.path("b")] < 0.7 * eers[None]
 
 
+def test_without_calls_centring_is_all_and_a_strength_must_be_said(world: World) -> None:
+    assert world.adapt(sessions=None).method == "centred"  # type: ignore[attr-defined]
+    assert world.adapt(sessions=None, method="none").method == "none"  # type: ignore[attr-defined]
+    assert world.adapt(sessions=None, method="coral", strength=0.5).strength == 0.5  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="no strength can be chosen for coral: say which"):
+        world.adapt(sessions=None, method="coral")
+
+
 def test_labels_of_other_utterances_and_manifests_serve_too(world: World) -> None:
     """Labels of the unlabelled calls among them change nothing, and calls may come from a CSV file."""
     rows = zip(world.calls.utterance_ids, column(world.path("calls.utt2call")), strict=True)
