@@ -1,7 +1,8 @@
 """What comes between the embedding and the score: centring, projections, generative models, calibration.
 
-Each module holds one method, with scikit-learn's `fit` and `transform` on embeddings `(num_embeddings, dim)`. Scorers
-prepare the two sides of trials for `spkadapt.score`. `adapted` makes whole backends for a domain without labels.
+Each module holds one method, with scikit-learn's `fit` and `transform` on embeddings `(num_embeddings, dim)`.
+Scorers prepare the two sides of trials for `spkadapt.score`; `adapted` makes whole backends for a domain without
+labels.
 """
 
 from spkadapt.backend.chain import Backend
