@@ -20,7 +20,7 @@ from spkadapt.backbone import BackboneConfig, DnnConfig, EcapaConfig, TdnnConfig
 from spkadapt.errors import InputError
 from spkadapt.features import FeatureConfig
 from spkadapt.heads import HeadConfig
-from spkadapt.pretrain import DaeConfig, DbnConfig, PretrainConfig, VaeConfig
+from spkadapt.pretrain import DaeConfig, DbnConfig, PretrainConfig, SparseConfig, VaeConfig
 from spkadapt.train import TrainConfig
 from spkadapt.vad import VadConfig
 
@@ -59,9 +59,10 @@ class PretrainSection(Section):
     """Which member of the family pretrains the frame network, and what becomes of its layers."""
 
     strategy: Literal["none", "frozen", "finetune"] = "none"
-    method: Literal["dae", "dbn", "vae"] = "dae"
+    method: Literal["dae", "dbn", "sparse", "vae"] = "dae"
     dae: DaeConfig = DaeConfig()
     dbn: DbnConfig = DbnConfig()
+    sparse: SparseConfig = SparseConfig()
     vae: VaeConfig = VaeConfig()
 
     @property
@@ -122,6 +123,12 @@ class Recipe(Section):
             and self.backbone.dnn.activation != "sigmoid"
         ):
             problems.append("backbone.dnn.activation: a DBN's layers are sigmoid; use sigmoid, or another method")
+        if (
+            self.pretrain.strategy != "none"
+            and self.pretrain.method == "sparse"
+            and self.backbone.dnn.activation != "relu"
+        ):
+            problems.append("backbone.dnn.activation: sparse coding makes ReLU units; use relu, or another method")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             problems.append(f"seeds: found {list(self.seeds)}; expected one or more distinct numbers ≥ 0")
         if problems:

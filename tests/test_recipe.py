@@ -115,6 +115,10 @@ def test_every_recipe_of_ours_is_sound(path: Path, tmp_path: Path) -> None:
             },
             "backbone.dnn.activation: a DBN's layers are sigmoid",
         ),
+        (
+            {"pretrain": {"strategy": "frozen", "method": "sparse"}},
+            "backbone.dnn.activation: sparse coding makes ReLU units; use relu, or another method",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_dotted_path(folder: Path, sections: Any, expected: str) -> None:

@@ -1,6 +1,7 @@
 """Layer-wise unsupervised pretraining of frame networks.
 
-    frames (n, dim) → Dbn | Dbm | StackedAutoencoder | Vae → hidden layers (weights and biases, bottom first)
+    frames (n, dim) → Dbn | Dbm | StackedAutoencoder | StackedSparseCoding | DeconvNetwork | Vae
+                   → hidden layers (weights and biases, bottom first)
 
 Torch only, and knows nothing of audio. `interface` holds what the methods share; each method is in the file
 that bears its name; `PRETRAINERS` maps a recipe's name to a class, `PRETRAINER_CONFIGS` to its configuration.
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from spkadapt.pretrain.autoencoder import DaeConfig, DenoisingAutoencoder, StackedAutoencoder
 from spkadapt.pretrain.dbm import Dbm, DbmConfig
 from spkadapt.pretrain.dbn import Dbn, DbnConfig
+from spkadapt.pretrain.deconv import ConvolutionalSparseCoding, DeconvConfig, DeconvNetwork
 from spkadapt.pretrain.disk_frames import DiskFrames
 from spkadapt.pretrain.frames import FrameSource, TensorFrames
 from spkadapt.pretrain.interface import (
@@ -21,6 +23,7 @@ from spkadapt.pretrain.interface import (
     PretrainProgress,
 )
 from spkadapt.pretrain.rbm import Rbm, RbmConfig
+from spkadapt.pretrain.sparse import SparseCoding, SparseConfig, StackedSparseCoding
 from spkadapt.pretrain.strategies import (
     STRATEGIES,
     ClassifierConfig,
@@ -30,11 +33,18 @@ from spkadapt.pretrain.strategies import (
 )
 from spkadapt.pretrain.vae import Vae, VaeConfig, VariationalAutoencoder
 
-PRETRAINERS: dict[str, Callable[..., Pretrainer]] = {"dae": StackedAutoencoder, "dbm": Dbm, "dbn": Dbn, "vae": Vae}
+PRETRAINERS: dict[str, Callable[..., Pretrainer]] = {
+    "dae": StackedAutoencoder,
+    "dbm": Dbm,
+    "dbn": Dbn,
+    "sparse": StackedSparseCoding,
+    "vae": Vae,
+}
 PRETRAINER_CONFIGS: dict[str, type[PretrainConfig]] = {
     "dae": DaeConfig,
     "dbm": DbmConfig,
     "dbn": DbnConfig,
+    "sparse": SparseConfig,
     "vae": VaeConfig,
 }
 
@@ -43,11 +53,14 @@ __all__ = [
     "PRETRAINER_CONFIGS",
     "STRATEGIES",
     "ClassifierConfig",
+    "ConvolutionalSparseCoding",
     "DaeConfig",
     "Dbm",
     "DbmConfig",
     "Dbn",
     "DbnConfig",
+    "DeconvConfig",
+    "DeconvNetwork",
     "DenoisingAutoencoder",
     "DiskFrames",
     "FrameClassifier",
@@ -57,7 +70,10 @@ __all__ = [
     "Pretrainer",
     "Rbm",
     "RbmConfig",
+    "SparseCoding",
+    "SparseConfig",
     "StackedAutoencoder",
+    "StackedSparseCoding",
     "TensorFrames",
     "Vae",
     "VaeConfig",

@@ -13,7 +13,7 @@ from sklearn.decomposition import sparse_encode
 from torch import Tensor, nn
 
 from spkadapt.backbone import DnnConfig, FrameDnn
-from spkadapt.errors import InputError
+from spkadapt.errors import DivergenceError, InputError
 from spkadapt.pretrain.interface import PretrainProgress
 from spkadapt.pretrain.sparse import SparseCoding, SparseConfig, StackedSparseCoding
 
@@ -252,6 +252,11 @@ def test_the_seed_decides_every_bit() -> None:
     assert torch.equal(first.encode(frames), again.encode(frames))
     other = StackedSparseCoding((20, 10), "relu", first.config).fit(frames, seed=1)
     assert not torch.equal(first.encode(frames), other.encode(frames))
+
+
+def test_frames_far_from_standardised_are_told_of() -> None:
+    with pytest.raises(DivergenceError, match=r"at layer 1, epoch 1, step 1: sparse_objective is .*standardise"):
+        StackedSparseCoding((20,), "relu", SparseConfig()).fit(1e6 * random_frames(), seed=0)
 
 
 @pytest.mark.parametrize(
