@@ -264,6 +264,10 @@ def test_a_tied_net_recognises_as_its_rbms_do_and_leaves_them_alone() -> None:
     with torch.no_grad():
         torch.testing.assert_close(net.recognition[0].mean(v), rbm.hidden_probabilities(v))
         torch.testing.assert_close(net.generative[0].mean(h), rbm.visible_mean(h))
+        spread = (net.generative[0].sample(h[:1].repeat(5000, 1), generator()) - rbm.visible_mean(h[:1])).std(
+            dim=0
+        )
+        torch.testing.assert_close(spread, (rbm.log_variance / 2).exp(), rtol=0.05, atol=0)  # 5 standard errors
         before: Tensor = rbm.visible_mean(h)
         for parameter in net.parameters():
             parameter.zero_()

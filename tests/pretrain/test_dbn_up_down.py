@@ -17,6 +17,7 @@ from spkadapt.pretrain.dbn_net import DeepBeliefNet
 from spkadapt.pretrain.dbn_up_down import UpDownConfig, sleep_gradients, train_up_down, wake_gradients
 from spkadapt.pretrain.likelihood import binary_states, sample_exactly
 from spkadapt.pretrain.rbm import Rbm, RbmConfig
+from spkadapt.pretrain.rbm_gradients import PersistentChains
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -159,6 +160,32 @@ def test_one_update_moves_every_parameter_by_its_enumerated_gradient(negative_ph
     [progress] = history
     assert (progress.layer, progress.epoch) == (None, 1)
     assert progress.losses["reconstruction_error"] == pytest.approx((q * errors).sum().item() / 4, abs=tolerance)
+
+
+@pytest.mark.parametrize("negative_phase", ["contrastive", "persistent"])
+def test_only_persistent_chains_go_on_from_update_to_update(
+    monkeypatch: pytest.MonkeyPatch, negative_phase: str
+) -> None:
+    ends: list[tuple[Tensor, Tensor]] = []
+    original = PersistentChains.advance
+
+    def recording(self: PersistentChains, noise: torch.Generator) -> None:
+        began = self.states
+        original(self, noise)
+        ends.append((began, self.states))
+
+    monkeypatch.setattr(PersistentChains, "advance", recording)
+    config = UpDownConfig(
+        num_epochs=2,
+        batch_size=8,
+        num_gibbs_steps=1,
+        num_chains=5,
+        negative_phase=negative_phase,  # type: ignore[arg-type]
+    )
+    train_up_down(random_net([3, 6, 2]), binary_states(0, 8, 3).double(), config, seed=0)
+    [(first, ended), (second, _)] = ends
+    assert torch.equal(ended, second) == (negative_phase == "persistent")
+    assert len(first) == (5 if negative_phase == "persistent" else 8)
 
 
 def bars(num_frames: int) -> Tensor:
