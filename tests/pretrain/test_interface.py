@@ -176,6 +176,20 @@ def test_divergence_names_place_and_remedy(method: str) -> None:
         build(method, num_epochs=20, **{rate: 1e30}).fit(structured_frames(), seed=0)
 
 
+def test_each_epoch_of_a_training_has_an_order_of_its_own() -> None:
+    seen: list[Tensor] = []
+
+    def step(batch: Tensor, epoch: int) -> dict[str, Tensor]:
+        seen.append(batch[:, 0])
+        return {"loss": torch.zeros(())}
+
+    config, order = PretrainConfig(num_epochs=2, batch_size=20), torch.Generator().manual_seed(0)
+    run_epochs(TensorFrames(torch.arange(60.0)[:, None]), step, config, order, layer=1, on_epoch=None)
+    first, second = torch.cat(seen[:3]), torch.cat(seen[3:])
+    assert torch.equal(first.sort().values, second.sort().values)
+    assert not torch.equal(first, second)
+
+
 def test_parameters_that_left_the_finite_numbers_behind_a_finite_loss_are_found() -> None:
     """As in the last step of all, whose loss is of the model before it."""
     model, source = nn.Linear(2, 3), TensorFrames(torch.zeros(50, 2))
