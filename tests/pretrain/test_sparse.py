@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spkadapt.backbone import DnnConfig, FrameDnn
 from spkadapt.errors import DivergenceError, InputError
+from spkadapt.pretrain import sparse_stack
 from spkadapt.pretrain.interface import PretrainProgress
 from spkadapt.pretrain.sparse import SparseCoding, SparseConfig, StackedSparseCoding
 
@@ -165,7 +166,8 @@ def standardised(x: Tensor) -> Tensor:
     return (x - x.mean(dim=0)) / torch.where(scale > 0, scale, 1.0)
 
 
-def test_each_layer_codes_the_standardised_codes_below() -> None:
+def test_each_layer_codes_the_standardised_codes_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse_stack, "MOMENTS_BATCH", 64)  # several batches, the last a smaller one
     stack, frames = fitted()
     codes = frames
     for number, layer in enumerate(stack.layers):
