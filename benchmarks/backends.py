@@ -22,6 +22,7 @@ from spkadapt.backend.chain import Backend
 from spkadapt.backend.cosine import CosineScorer
 from spkadapt.backend.normalise import LengthNormalisation, MeanSubtraction
 from spkadapt.embed import EmbeddingSet
+from spkadapt.errors import InputError
 from spkadapt.intervals import compare_paired
 from spkadapt.manifest import Manifest, load_manifest
 from spkadapt.metrics.weighted import EER
@@ -120,7 +121,11 @@ def adapted_backends(task: Task) -> dict[str, Backend]:
     choice = choose_backend(task.source, task.pool)
     found = {"source PLDA, as it is": prepare_backend("kaldi", task.source, task.pool).at(0)}
     for method in METHODS[2:]:
-        prepared = prepare_backend(method, task.source, task.pool)
+        try:
+            prepared = prepare_backend(method, task.source, task.pool)
+        except InputError as error:
+            print(f"{task.name}: {method} cannot be fitted: {error}")
+            continue
         found[f"{method} in full"] = prepared.at(1)
         strength = best_of(choice, method)
         if strength:  # at 0 it is the source PLDA

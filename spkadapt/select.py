@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from spkadapt.backend.adaptation import ADAPTATIONS
 from spkadapt.backend.adapted import (
     CENTRED,
     COSINE_METHOD,
@@ -126,7 +127,9 @@ def choose_backend(
         tried = {Candidate(method, s, _mean_eer(found, halvings)): found for s, found in found_at.items()}
         candidates += tried
         best = min(tried, key=_pseudo_eer)
-        scores[best] = tried[best]
+        is_source_plda = method in ADAPTATIONS and best.strength == 0  # of whichever method, and once is enough
+        if not (is_source_plda and any(one.method in ADAPTATIONS and one.strength == 0 for one in scores)):
+            scores[best] = tried[best]
     if not scores:
         raise InputError(f"no method can be fitted: {candidates[0].failure}")
     return replace(_choose(scores, halvings), candidates=tuple(candidates))

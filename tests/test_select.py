@@ -196,6 +196,20 @@ def test_each_method_enters_at_its_least() -> None:
     assert choice.strength == least.strength
 
 
+def test_the_sources_plda_enters_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[tuple[str, float]] = []
+
+    def choose(scores: dict[Candidate, object], halvings: object) -> Choice:
+        entered.extend((one.method, one.strength) for one in scores)
+        return Choice(CENTRED, 0.0, "")
+
+    monkeypatch.setattr(select, "_choose", choose)
+    monkeypatch.setattr(select, "_PLDA_STRENGTHS", (0.0,))
+    pool, _ = make_domain(UNEVEN)
+    choose_backend(make_source(), pool, methods=("kaldi", "coral", CENTRED))
+    assert entered == [("kaldi", 0.0), (CENTRED, 0.0)]
+
+
 def test_pairs_are_calls_that_are_each_others_nearest() -> None:
     """a and b point one way, c nearly so; c's nearest is b, but b's is a. d is alone."""
     means = np.array([[1, 0, 0], [1, 0.1, 0], [1, 0.6, 0], [0, 0, 1]], dtype=float)

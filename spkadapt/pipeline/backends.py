@@ -136,6 +136,9 @@ def _choose(
         update(len(methods), "")
     if choice.candidates:
         progress.show(_render_candidates(choice))
+    for one in choice.candidates:
+        if one.failure is not None:
+            progress.say(f"{one.method}: {one.failure}")
     return choice
 
 
@@ -148,7 +151,7 @@ def _render_candidates(choice: Choice) -> Table:
         tried = [candidate for candidate in choice.candidates if candidate.method == method]
         measured = [(one.pseudo_eer, one.strength) for one in tried if one.pseudo_eer is not None]
         if not measured:
-            table.add_row(method, "–", tried[0].failure)
+            table.add_row(method, "–", "cannot be fitted")
             continue
         eer, strength = min(measured)
         mark = "  ← chosen" if method == choice.method else ""
