@@ -120,7 +120,7 @@ def importance_weighted_bound(
     """
     if num_samples < 1:
         raise InputError(f"num_samples is {num_samples}; an importance-weighted bound takes at least 1")
-    parts = x.split(max(1, ROWS_AT_ONCE // num_samples))
+    parts = x.split(ROWS_AT_ONCE)
     return torch.cat([_importance_weighted_bound(network, part, num_samples, generator) for part in parts])
 
 
@@ -129,7 +129,7 @@ def _importance_weighted_bound(
 ) -> Tensor:
     mean, log_variance = network.encode(x)
     total = x.new_full((len(x),), -math.inf)
-    left, at_once = num_samples, max(1, ROWS_AT_ONCE // len(x))
+    left, at_once = num_samples, ROWS_AT_ONCE // len(x)
     while left > 0:
         noise = draw_noise(mean, generator, min(left, at_once))
         z = reparameterise(mean, log_variance, noise)
