@@ -20,9 +20,13 @@ from spkadapt.backbone import BackboneConfig, DnnConfig, EcapaConfig, TdnnConfig
 from spkadapt.errors import InputError
 from spkadapt.features import FeatureConfig
 from spkadapt.heads import HeadConfig
-from spkadapt.pretrain import DaeConfig, DbnConfig, PretrainConfig, SparseConfig, VaeConfig
+from spkadapt.pretrain import DaeConfig, DbmConfig, DbnConfig, PretrainConfig, SparseConfig, VaeConfig
 from spkadapt.train import TrainConfig
 from spkadapt.vad import VadConfig
+
+
+# The units that a pretraining method makes, where it makes but one kind.
+NEEDED_ACTIVATIONS = {"dbm": "sigmoid", "dbn": "sigmoid", "sparse": "relu"}
 
 
 class Section(BaseModel):
@@ -59,8 +63,9 @@ class PretrainSection(Section):
     """Which member of the family pretrains the frame network, and what becomes of its layers."""
 
     strategy: Literal["none", "frozen", "finetune"] = "none"
-    method: Literal["dae", "dbn", "sparse", "vae"] = "dae"
+    method: Literal["dae", "dbm", "dbn", "sparse", "vae"] = "dae"
     dae: DaeConfig = DaeConfig()
+    dbm: DbmConfig = DbmConfig()
     dbn: DbnConfig = DbnConfig()
     sparse: SparseConfig = SparseConfig()
     vae: VaeConfig = VaeConfig()
@@ -117,18 +122,12 @@ class Recipe(Section):
                 f"pretrain.strategy: {self.pretrain.strategy} hands its layers to the frame network, and "
                 f"backbone.name is {self.backbone.name}; use backbone.name=dnn or pretrain.strategy=none"
             )
-        if (
-            self.pretrain.strategy != "none"
-            and self.pretrain.method == "dbn"
-            and self.backbone.dnn.activation != "sigmoid"
-        ):
-            problems.append("backbone.dnn.activation: a DBN's layers are sigmoid; use sigmoid, or another method")
-        if (
-            self.pretrain.strategy != "none"
-            and self.pretrain.method == "sparse"
-            and self.backbone.dnn.activation != "relu"
-        ):
-            problems.append("backbone.dnn.activation: sparse coding makes ReLU units; use relu, or another method")
+        needed = NEEDED_ACTIVATIONS.get(self.pretrain.method, self.backbone.dnn.activation)
+        if self.pretrain.strategy != "none" and self.backbone.dnn.activation != needed:
+            problems.append(
+                f"backbone.dnn.activation: {self.pretrain.method} makes {needed} units; use {needed}, "
+                "or another pretrain.method"
+            )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             problems.append(f"seeds: found {list(self.seeds)}; expected one or more distinct numbers ≥ 0")
         if problems:

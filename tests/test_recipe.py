@@ -113,11 +113,18 @@ def test_every_recipe_of_ours_is_sound(path: Path, tmp_path: Path) -> None:
                 "pretrain": {"strategy": "finetune", "method": "dbn"},
                 "backbone": {"dnn": {"activation": "relu"}},
             },
-            "backbone.dnn.activation: a DBN's layers are sigmoid",
+            "backbone.dnn.activation: dbn makes sigmoid units; use sigmoid, or another pretrain.method",
+        ),
+        (
+            {
+                "pretrain": {"strategy": "frozen", "method": "dbm"},
+                "backbone": {"dnn": {"activation": "relu"}},
+            },
+            "backbone.dnn.activation: dbm makes sigmoid units; use sigmoid, or another pretrain.method",
         ),
         (
             {"pretrain": {"strategy": "frozen", "method": "sparse"}},
-            "backbone.dnn.activation: sparse coding makes ReLU units; use relu, or another method",
+            "backbone.dnn.activation: sparse makes relu units; use relu, or another pretrain.method",
         ),
     ],
 )
