@@ -24,7 +24,6 @@ from spkadapt.pretrain import DaeConfig, DbmConfig, DbnConfig, PretrainConfig, S
 from spkadapt.train import TrainConfig
 from spkadapt.vad import VadConfig
 
-
 # The units that a pretraining method makes, where it makes but one kind.
 NEEDED_ACTIVATIONS = {"dbm": "sigmoid", "dbn": "sigmoid", "sparse": "relu"}
 
