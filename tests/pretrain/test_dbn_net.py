@@ -64,8 +64,7 @@ def log_conditional(layer: DirectedLayer, y: np.ndarray, x: np.ndarray) -> float
     """One state of each side."""
     mean = layer.weight.detach().numpy() @ x + layer.bias.detach().numpy()
     if layer.kind == "bernoulli":
-        p = scipy.special.expit(mean)
-        return float(np.sum(np.log(np.where(y == 1, p, 1 - p))))
+        return float(np.sum(scipy.special.log_expit(np.where(y == 1, mean, -mean))))
     spread = 1.0 if layer.log_variance is None else np.exp(layer.log_variance.detach().numpy() / 2)
     return float(scipy.stats.norm.logpdf(y, mean, spread).sum())
 
