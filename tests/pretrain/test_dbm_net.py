@@ -366,3 +366,12 @@ def test_bad_arguments_are_named() -> None:
         dbm.sample(3, num_gibbs_steps=0, seed=0)
     with pytest.raises(InputError, match="frames have 4 dimensions; this machine has 3 visible units"):
         DbmPath.from_frames(dbm, torch.zeros(2, 4))
+
+
+def test_a_base_from_frames_has_their_smoothed_means() -> None:
+    frames = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    base = DbmPath.from_frames(DeepBoltzmannMachine([2, 2]), frames).base_bias
+    torch.testing.assert_close(base.sigmoid(), torch.tensor([0.5 / 3, 1.5 / 3]))  # no unit is off for certain
+    torch.testing.assert_close(
+        DbmPath.from_frames(DeepBoltzmannMachine([2, 2], "gaussian"), frames).base_bias, torch.tensor([0.0, 0.5])
+    )
