@@ -14,7 +14,7 @@ from torch import Tensor
 from spkadapt.errors import InputError
 from spkadapt.pretrain.dbn import Dbn, DbnConfig
 from spkadapt.pretrain.dbn_up_down import UpDownConfig
-from spkadapt.pretrain.interface import PretrainProgress
+from spkadapt.pretrain.interface import PretrainProgress, TensorFrames
 from spkadapt.pretrain.likelihood import binary_states
 from spkadapt.pretrain.rbm import CdGradients, Rbm
 
@@ -77,6 +77,25 @@ def test_upper_layers_train_on_fresh_samples_of_the_layers_below(monkeypatch: py
     for rbm, expected in ((middle, first), (top, second)):
         found = torch.cat([v for owner, v in seen if owner is rbm]).mean(dim=0)
         np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+class Recording(TensorFrames):
+    """Frames that keep which were taken."""
+
+    def __init__(self, frames: Tensor) -> None:
+        super().__init__(frames)
+        self.taken: list[Tensor] = []
+
+    def take(self, indices: Tensor) -> Tensor:
+        self.taken.append(indices)
+        return super().take(indices)
+
+
+def test_each_layer_sees_the_frames_in_an_order_of_its_own() -> None:
+    source = Recording(random_frames())
+    Dbn([5, 4, 3], "sigmoid", DbnConfig(num_epochs=1, batch_size=len(source))).fit(source, seed=0)
+    orders = {tuple(indices.tolist()) for indices in source.taken if len(indices) == len(source)}
+    assert len(orders) == 3
 
 
 def test_each_kind_of_layer_has_its_own_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:

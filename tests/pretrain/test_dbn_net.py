@@ -235,6 +235,7 @@ def test_up_and_down_passes_draw_from_their_conditionals() -> None:
     down = net.generate(torch.tensor([[0.0, 1]]).double().repeat(num_samples, 1), generator())
     assert [x.shape[1] for x in up] == [3, 2, 2]
     assert [x.shape[1] for x in down] == [3, 2, 2]
+    assert all(((x == 0) | (x == 1)).all() for x in (*up, *down))
     h = binary_states(0, 4, 2).double()
     tolerance = math.sqrt(math.log(2e9) / (2 * num_samples))
     with torch.no_grad():
@@ -256,9 +257,9 @@ def test_hidden_layers_are_copies_of_the_recognition_network() -> None:
 
 
 def test_a_tied_net_recognises_as_its_rbms_do_and_leaves_them_alone() -> None:
-    rbm = Rbm(4, 3, "gaussian", learn_variances=True).double()
+    rbm, top = Rbm(4, 3, "gaussian", learn_variances=True).double(), Rbm(3, 2).double()
     randomise(rbm, 0)
-    net = DeepBeliefNet([rbm, Rbm(3, 2).double()])
+    net = DeepBeliefNet([rbm, top])
     v, h = torch.randn(6, 4, dtype=torch.float64), torch.rand(6, 3, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(net.recognition[0].mean(v), rbm.hidden_probabilities(v))
@@ -271,6 +272,7 @@ def test_a_tied_net_recognises_as_its_rbms_do_and_leaves_them_alone() -> None:
         for parameter in net.parameters():
             parameter.zero_()
         torch.testing.assert_close(rbm.visible_mean(h), before)
+        assert (top.weight != 0).all()
 
 
 def test_bad_stacks_and_arguments_are_named() -> None:

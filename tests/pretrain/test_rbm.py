@@ -36,8 +36,8 @@ def states(num_units: int) -> np.ndarray:
 def energy(rbm: Rbm, v: np.ndarray, h: np.ndarray) -> float:
     """E(v, h) of one configuration, written out."""
     weight, b, c = (p.detach().numpy() for p in (rbm.weight, rbm.visible_bias, rbm.hidden_bias))
-    own = 0.5 * ((v - b) ** 2).sum() if rbm.visible == "gaussian" else -b @ v
-    return float(own - c @ h - h @ weight @ v)
+    own = {"bernoulli": -b @ v, "gaussian": 0.5 * ((v - b) ** 2).sum(), "rectified": 0.5 * v @ v - b @ v}
+    return float(own[rbm.visible] - c @ h - h @ weight @ v)
 
 
 def joint(rbm: Rbm) -> np.ndarray:
@@ -62,10 +62,10 @@ def expected_gradient(rbm: Rbm, data: np.ndarray, model: np.ndarray) -> list[np.
     return [np.einsum("s,sh,sv->hv", difference, h, v), difference @ v, difference @ h]
 
 
-@pytest.mark.parametrize("visible", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("visible", ["bernoulli", "gaussian", "rectified"])
 def test_free_energy_is_the_enumerated_marginal(visible: str) -> None:
-    rbm = random_rbm(visible)
-    v = torch.randn(7, 4, dtype=torch.float64) if visible == "gaussian" else torch.from_numpy(states(4))
+    rbm, real = random_rbm(visible), torch.randn(7, 4, dtype=torch.float64)
+    v = {"bernoulli": torch.from_numpy(states(4)), "gaussian": real, "rectified": real.abs()}[visible]
     enumerated = [-np.logaddexp.reduce([-energy(rbm, row, h) for h in states(3)]) for row in v.numpy()]
     np.testing.assert_allclose(rbm.free_energy(v).detach(), enumerated, rtol=1e-12)
 
