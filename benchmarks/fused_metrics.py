@@ -7,7 +7,6 @@ counts all: drawing the sample that the brackets are planned from, every pass, a
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,11 @@ import numpy as np
 import torch
 from harness import Row, compare, parse_arguments, publish
 
-from spkadapt.metrics import Brackets, ExactMetrics, OperatingPoint, TrialCounts, plan_brackets
+from spkadapt.backend.cosine import CosineScorer
+from spkadapt.backend.scorer import Side
+from spkadapt.fused import measure_all_pairs
+from spkadapt.metrics import ExactMetrics, OperatingPoint, TrialCounts, plan_brackets
+from spkadapt.score.blocks import cut_into_blocks
 
 DIM = 256
 BLOCK = 1024
@@ -23,85 +26,38 @@ POINTS = (OperatingPoint(0.05), OperatingPoint(0.01), OperatingPoint(0.001))
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
-    """Unit embeddings, and the number of each one's speaker."""
+class Problem:
+    """Two sides of cosine scoring, and the number of each row's speaker."""
 
-    embeddings: torch.Tensor
-    speakers: np.ndarray
+    enrol: Side
+    test: Side
+    enrol_speakers: np.ndarray
+    test_speakers: np.ndarray
+
+    def measure(self) -> ExactMetrics:
+        """Exact metrics of all pairs."""
+        sides = (self.enrol, self.test, self.enrol_speakers, self.test_speakers)
+        return measure_all_pairs(CosineScorer(), *sides, POINTS)
+
+    def multiply(self) -> None:
+        """The bare product, by as many threads as torch likes."""
+        for rows, columns in cut_into_blocks(len(self.enrol), len(self.test), BLOCK):
+            self.enrol.vectors[rows] @ self.test.vectors[columns].T
 
 
-def make_sides(num_embeddings: int, num_speakers: int) -> tuple[Side, Side]:
+def make_problem(num_embeddings: int, num_speakers: int) -> Problem:
     """Speakers about 1.5 standard deviations of their recordings apart, in each dimension."""
     random = np.random.default_rng(0)
     centres = random.normal(size=(num_speakers, DIM)).astype(np.float32)
 
-    def draw() -> Side:
+    def draw() -> tuple[Side, np.ndarray]:
         speakers = random.integers(num_speakers, size=num_embeddings)
         noise = random.normal(size=(num_embeddings, DIM)).astype(np.float32)
-        embeddings = torch.from_numpy(centres[speakers] + 1.5 * noise)
-        return Side(torch.nn.functional.normalize(embeddings), speakers)
+        vectors = torch.from_numpy(centres[speakers] + 1.5 * noise)
+        return Side(torch.nn.functional.normalize(vectors), torch.zeros(num_embeddings)), speakers
 
-    return draw(), draw()
-
-
-def blocks(size: int) -> list[tuple[slice, slice]]:
-    starts = range(0, size, BLOCK)
-    return [(slice(i, min(i + BLOCK, size)), slice(j, min(j + BLOCK, size))) for i in starts for j in starts]
-
-
-def multiply(enrol: Side, test: Side) -> None:
-    """The bare product, by as many threads as torch likes."""
-    for rows, columns in blocks(len(enrol.speakers)):
-        enrol.embeddings[rows] @ test.embeddings[columns].T
-
-
-def draw_sample(enrol: Side, test: Side) -> tuple[np.ndarray, np.ndarray]:
-    """A hundredth of all pairs, up to a million, that use all recordings alike; and more pairs of one speaker."""
-    random, size = np.random.default_rng(0), len(enrol.speakers)
-    num_targets, width = min(200_000, 5 * size), max(1, min(1_000_000 // size, size // 100))
-    left, right = random.permutation(size), random.permutation(size)
-    tiles = [(left[i : i + width], right[i : i + width]) for i in range(0, size, width)]
-    different = np.concatenate([(enrol.speakers[i][:, None] != test.speakers[j]).ravel() for i, j in tiles])
-    scores = torch.cat([(enrol.embeddings[i] @ test.embeddings[j].T).flatten() for i, j in tiles]).numpy()
-    order = np.argsort(test.speakers)
-    rows = random.integers(size, size=num_targets)
-    first, last = (np.searchsorted(test.speakers[order], enrol.speakers[rows], side) for side in ("left", "right"))
-    rows, first, last = (array[last > first] for array in (rows, first, last))
-    columns = order[random.integers(first, last)]
-    parts = [
-        (enrol.embeddings[rows[i : i + 4096]] * test.embeddings[columns[i : i + 4096]]).sum(1)
-        for i in range(0, len(rows), 4096)
-    ]
-    nontargets = scores[different]
-    return np.append(nontargets, torch.cat(parts)), np.arange(len(nontargets) + len(rows)) >= len(nontargets)
-
-
-def measure(enrol: Side, test: Side) -> tuple[ExactMetrics, int]:
-    """Exact metrics of all pairs, and in how many passes: each thread multiplies and counts blocks of its own."""
-    num_threads = torch.get_num_threads()
-    work = [blocks(len(enrol.speakers))[i::num_threads] for i in range(num_threads)]
-
-    def count(todo: list[tuple[slice, slice]]) -> TrialCounts:
-        counts = TrialCounts(POINTS, brackets)
-        memory = torch.empty(BLOCK * BLOCK)
-        for rows, columns in todo:
-            left, right = enrol.embeddings[rows], test.embeddings[columns]
-            scores = memory[: len(left) * len(right)].view(len(left), len(right))
-            torch.mm(left, right.T, out=scores)
-            counts.update_block(scores, enrol.speakers[rows], test.speakers[columns])
-        return counts
-
-    brackets: Brackets | None = plan_brackets(*draw_sample(enrol, test), POINTS)
-    num_passes = 0
-    # Products within a thread of ours must not start threads of their own.
-    with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        while brackets is not None:
-            total, *others = pool.map(count, work)
-            for counts in others:
-                total = total.merge(counts)
-            brackets, num_passes = total.next_brackets(), num_passes + 1
-    torch.set_num_threads(num_threads)
-    return total.measure(), num_passes
+    (enrol, enrol_speakers), (test, test_speakers) = draw(), draw()
+    return Problem(enrol, test, enrol_speakers, test_speakers)
 
 
 def peak_growth(call: Callable[[], object]) -> float:
@@ -118,19 +74,14 @@ def _status(key: str) -> int:
 
 
 def compare_dense(num_embeddings: int, num_speakers: int, repeats: int) -> Row:
-    enrol, test = make_sides(num_embeddings, num_speakers)
-    growth = peak_growth(lambda: measure(enrol, test))
-    result, num_passes = measure(enrol, test)
+    problem = make_problem(num_embeddings, num_speakers)
+    growth = peak_growth(problem.measure)
+    result = problem.measure()
     name = f"dense cosine fused with EER, 3 minDCF, Cllr: {num_embeddings**2:,} trials"
     row = compare(
-        name,
-        num_embeddings**2,
-        "trials/s",
-        ours=lambda: measure(enrol, test),
-        bound=lambda: multiply(enrol, test),
-        repeats=repeats,
+        name, num_embeddings**2, "trials/s", ours=problem.measure, bound=problem.multiply, repeats=repeats
     )
-    found = f"{result.num_targets:,} targets, EER {result.eer:.3%}, in {num_passes} pass(es)"
+    found = f"{result.num_targets:,} targets, EER {result.eer:.3%}"
     print(f"{name}: {found}, peak memory {growth:+.0f} MB, {1 / (row.ratio_to_bound or 1):.2f}x the bare product")
     return replace(row, name=f"{name} ({growth:+.0f} MB)")
 

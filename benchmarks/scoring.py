@@ -26,8 +26,9 @@ from spkadapt.backend.covariance import TwoCovariance
 from spkadapt.backend.plda import Plda
 from spkadapt.backend.score_norm import NormalisedScorer
 from spkadapt.backend.scorer import Scorer, Side
+from spkadapt.fused import measure_trials
 from spkadapt.intervals import bootstrap_by_speaker
-from spkadapt.metrics import OperatingPoint, TrialCounts, compute_eer, compute_min_dcf
+from spkadapt.metrics import OperatingPoint, compute_eer, compute_min_dcf
 from spkadapt.score import TrialRows, score_all_pairs, score_trials
 
 DIM = 256
@@ -141,14 +142,8 @@ def compare_measured(case: Case, num_trials: int, repeats: int) -> list[Row]:
         return compute_eer(scores, is_target), compute_min_dcf(scores, is_target, point.p_target)
 
     def counted() -> object:
-        scores, brackets = score(), None
-        while True:
-            counts = TrialCounts((point,), brackets)
-            for start in range(0, num_trials, 1 << 20):
-                counts.update(scores[start : start + (1 << 20)], is_target[start : start + (1 << 20)])
-            brackets = counts.next_brackets()
-            if brackets is None:
-                return counts.measure()
+        trials = TrialRows(rows, columns, *2 * [len(case.enrol)])
+        return measure_trials(case.scorer, case.enrol, case.test, trials, is_target, (point,))
 
     found = []
     for name, call in (("EER, minDCF", in_memory), ("EER, ROCCH-EER, minDCF, actDCF, Cllr", counted)):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from speechbrain.utils.importutils import LazyModule
+
+from spkadapt.score.distributed import Ranks, join_ranks
 
 # Hypothesis asks each loaded module for its file; SpeechBrain's lazy ones would then import what is not installed.
 LazyModule.__file__ = None
@@ -20,6 +26,37 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the shared recordings and figures, and {SHARED} is absent")
     return SHARED
+
+
+@pytest.fixture
+def run_ranks() -> Callable[[int, Callable[[Ranks], None]], None]:
+    """What does work in processes of their own, as torchrun starts them."""
+    return _run_ranks
+
+
+def _run_ranks(num_ranks: int, work: Callable[[Ranks], None]) -> None:
+    """Do the work in processes of their own, with the environment that torchrun gives them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(num_ranks):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        try:
+            torch.set_num_threads(1)
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+            with join_ranks() as ranks:
+                assert ranks == Ranks(rank, num_ranks, "cpu")
+                work(ranks)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * num_ranks
 
 
 @pytest.fixture(autouse=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spkadapt import fused
 from spkadapt.backend.chain import Backend
 from spkadapt.backend.cosine import CosineScorer
 from spkadapt.backend.normalise import MeanSubtraction
@@ -25,10 +25,10 @@ from spkadapt.metrics import (
     ROCCH_EER_DEFINITION,
 )
 from spkadapt.metrics.operating_points import OperatingPoint
-from spkadapt.metrics.streaming import ExactMetrics, TrialCounts
+from spkadapt.metrics.streaming import ExactMetrics
 from spkadapt.pipeline.backends import transform_set
 from spkadapt.progress import Progress
-from spkadapt.score.distributed import count_all_pairs, join_ranks
+from spkadapt.score.distributed import join_ranks
 from spkadapt.score.parts import score_to_file
 from spkadapt.score.sides import prepare_sides
 from spkadapt.tables import load_utterance_table, look_up
@@ -118,17 +118,22 @@ def measure_all_pairs(
     if shared:
         found = f"{len(shared)} utterances are on both sides: {shorten(sorted(shared))}"
         raise InputError(f"{found}; a recording scored with itself is no trial", path=test)
-    numbers = _number_speakers(sets, speakers)
+    table = load_utterance_table(speakers, "speaker_id")
+    named = [look_up(table, one.utterance_ids, column="speaker_id", path=speakers) for one in sets]
     enrol_side, test_side = chain.scorer.enrol_side(sets[0].embeddings), chain.scorer.test_side(sets[1].embeddings)
-    with join_ranks(device) as ranks:
-        counts = TrialCounts([OperatingPoint(p) for p in p_targets])
-        count = partial(count_all_pairs, scorer=chain.scorer, enrol=enrol_side, test=test_side, ranks=ranks)
-        counts = count(counts, enrol_speakers=numbers[0], test_speakers=numbers[1])
-        while (brackets := counts.next_brackets()) is not None:
-            progress.say("another pass: the first did not settle every number")
-            counts = TrialCounts(counts.points, brackets)
-            counts = count(counts, enrol_speakers=numbers[0], test_speakers=numbers[1])
-        result = _describe(counts.measure(), p_targets)
+    num_trials = len(enrol_side) * len(test_side)
+    with join_ranks(device) as ranks, progress.task("trials", num_trials) as update:
+        metrics = fused.measure_all_pairs(
+            chain.scorer,
+            enrol_side,
+            test_side,
+            np.array(named[0]),
+            np.array(named[1]),
+            [OperatingPoint(p) for p in p_targets],
+            ranks=ranks,
+            on_progress=lambda done, turn: update(done, f"pass {turn}"),
+        )
+        result = _describe(metrics, p_targets)
         if json_file is not None and ranks.is_leader:
             write_json(json_file, result)
     return result
@@ -161,11 +166,3 @@ def _load_backend(backend: Path | None, centre: Path | None) -> Backend:
     if centre is None:
         return Backend((), CosineScorer())
     return Backend((MeanSubtraction().fit(EmbeddingSet.load(centre).embeddings),), CosineScorer())
-
-
-def _number_speakers(sets: list[EmbeddingSet], path: Path) -> list[np.ndarray]:
-    """The speakers of both sides as numbers, which compare faster than names."""
-    table = load_utterance_table(path, "speaker_id")
-    named = [np.array(look_up(table, one.utterance_ids, column="speaker_id", path=path)) for one in sets]
-    _, numbers = np.unique(np.concatenate(named), return_inverse=True)
-    return np.split(numbers, [len(named[0])])

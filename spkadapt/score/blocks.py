@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -43,7 +44,6 @@ def iterate_blocks(
     test: Side,
     *,
     block_size: int | None = None,
-    share: tuple[int, int] = (0, 1),
     device: str | torch.device = "cpu",
 ) -> Iterator[Block]:
     """Score every enrolment row with every test row, a block at a time; nothing is kept.
@@ -53,7 +53,6 @@ def iterate_blocks(
         enrol: the enrolment side.
         test: the test side.
         block_size: rows and columns of a block, at most; by default what suits the device.
-        share: `(k, n)` gives the k-th of n shares of the blocks, which together are all of them.
         device: where to compute.
 
     Raises:
@@ -64,11 +63,17 @@ def iterate_blocks(
     if size < 1:
         raise InputError(f"expected block_size of at least 1, found {size}")
     enrol, test = enrol.to(device), test.to(device)
-    corners = [(top, left) for top in range(0, len(enrol), size) for left in range(0, len(test), size)]
-    for top, left in corners[share[0] :: share[1]]:
-        rows = slice(top, min(top + size, len(enrol)))
-        columns = slice(left, min(left + size, len(test)))
+    for rows, columns in cut_into_blocks(len(enrol), len(test), size):
         yield Block(rows, columns, scorer.score_block(enrol.rows(rows), test.rows(columns)))
+
+
+def cut_into_blocks(num_enrol: int, num_test: int, block_size: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of each block, so that every pair is in one of them."""
+    rows, columns = (
+        [slice(start, min(start + block_size, stop)) for start in range(0, stop, block_size)]
+        for stop in (num_enrol, num_test)
+    )
+    return list(product(rows, columns))
 
 
 def score_all_pairs(

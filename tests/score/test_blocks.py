@@ -1,4 +1,4 @@
-"""All pairs against a loop in float64, for blocks and shares of any size."""
+"""All pairs against a loop in float64, for blocks of any size."""
 
 from __future__ import annotations
 
@@ -43,20 +43,14 @@ def test_all_pairs(block_size: int | None, device: str) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    num_enrol=st.integers(0, 9),
-    num_test=st.integers(0, 9),
-    block_size=st.integers(1, 10),
-    num_shares=st.integers(1, 4),
-)
-def test_shares_are_all_blocks_once(num_enrol: int, num_test: int, block_size: int, num_shares: int) -> None:
+@given(num_enrol=st.integers(0, 9), num_test=st.integers(0, 9), block_size=st.integers(1, 10))
+def test_every_pair_is_in_one_block(num_enrol: int, num_test: int, block_size: int) -> None:
     enrol, test, expected = make_sides(num_enrol, num_test)
     found, times = np.zeros_like(expected), np.zeros_like(expected)
-    for k in range(num_shares):
-        for block in iterate_blocks(SCORER, enrol, test, block_size=block_size, share=(k, num_shares)):
-            assert max(block.scores.shape) <= block_size
-            found[block.enrol_rows, block.test_rows] = block.scores
-            times[block.enrol_rows, block.test_rows] += 1
+    for block in iterate_blocks(SCORER, enrol, test, block_size=block_size):
+        assert max(block.scores.shape) <= block_size
+        found[block.enrol_rows, block.test_rows] = block.scores
+        times[block.enrol_rows, block.test_rows] += 1
     assert (times == 1).all()
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
