@@ -176,6 +176,36 @@ def test_a_model_trained_on_in_a_later_phase_is_kept_as_each_left_it(tmp_path: P
     assert torch.equal(train(path, 9 - num_steps), train(None, 8))
 
 
+def test_what_a_step_draws_from_the_generator_of_the_order_is_not_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_module, "SAVE_EVERY_SECONDS", 0.0)
+    config, source = PretrainConfig(num_epochs=2, batch_size=20), TensorFrames(noisy_frames())
+
+    def train(path: Path | None, num_steps: int) -> Tensor:
+        model, order, left = nn.Linear(6, 1), torch.Generator().manual_seed(0), [num_steps]
+        nn.init.zeros_(model.weight)
+
+        def step(batch: Tensor, epoch: int) -> dict[str, Tensor]:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Interrupted
+            with torch.no_grad():
+                model.weight += torch.rand((), generator=order) * batch.mean(dim=0)
+            return {"loss": torch.zeros(())}
+
+        saved = Checkpoint(path)
+        run_epochs(
+            source, step, config, order, layer=None, on_epoch=None, state={"model": model}, checkpoint=saved
+        )
+        return model.weight
+
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Interrupted):
+        train(path, 2)  # of three in the first epoch
+    assert torch.equal(train(path, 4), train(None, 6))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -6,15 +6,18 @@ import copy
 import itertools
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from spkadapt.errors import DivergenceError, InputError
+from spkadapt.pretrain.checkpoint import Checkpoint
 from spkadapt.pretrain.dbn_bound import dbn_bound, dbn_log_likelihood
 from spkadapt.pretrain.dbn_net import DeepBeliefNet
 from spkadapt.pretrain.dbn_up_down import UpDownConfig, sleep_gradients, train_up_down, wake_gradients
+from spkadapt.pretrain.interface import PretrainProgress
 from spkadapt.pretrain.likelihood import binary_states, sample_exactly
 from spkadapt.pretrain.rbm import Rbm, RbmConfig
 from spkadapt.pretrain.rbm_gradients import PersistentChains
@@ -162,10 +165,8 @@ def test_one_update_moves_every_parameter_by_its_enumerated_gradient(negative_ph
     assert progress.losses["reconstruction_error"] == pytest.approx((q * errors).sum().item() / 4, abs=tolerance)
 
 
-@pytest.mark.parametrize("negative_phase", ["contrastive", "persistent"])
-def test_only_persistent_chains_go_on_from_update_to_update(
-    monkeypatch: pytest.MonkeyPatch, negative_phase: str
-) -> None:
+def record_advances(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
+    """From where to where each Gibbs step of the top RBM's chains leads."""
     ends: list[tuple[Tensor, Tensor]] = []
     original = PersistentChains.advance
 
@@ -175,6 +176,30 @@ def test_only_persistent_chains_go_on_from_update_to_update(
         ends.append((began, self.states))
 
     monkeypatch.setattr(PersistentChains, "advance", recording)
+    return ends
+
+
+def test_persistent_chains_go_on_after_an_interruption(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Looked at directly: weights need not tell, for chains of the same noise soon meet wherever they start."""
+    ends = record_advances(monkeypatch)
+    config = UpDownConfig(num_epochs=2, batch_size=8, num_gibbs_steps=1, num_chains=5, negative_phase="persistent")
+    frames, path = binary_states(0, 8, 3).double(), tmp_path / "up_down.pt"
+
+    def stop(_: PretrainProgress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_up_down(random_net([3, 6, 2]), frames, config, seed=0, on_epoch=stop, checkpoint=Checkpoint(path))
+    train_up_down(random_net([3, 6, 2]), frames, config, seed=0, checkpoint=Checkpoint(path))
+    [(_, ended), (second, _)] = ends
+    assert torch.equal(ended, second)
+
+
+@pytest.mark.parametrize("negative_phase", ["contrastive", "persistent"])
+def test_only_persistent_chains_go_on_from_update_to_update(
+    monkeypatch: pytest.MonkeyPatch, negative_phase: str
+) -> None:
+    ends = record_advances(monkeypatch)
     config = UpDownConfig(
         num_epochs=2,
         batch_size=8,

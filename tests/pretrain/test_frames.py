@@ -146,7 +146,10 @@ def test_digests_tell_sources_apart() -> None:
     others = [frames, changed, frames[:-1], frames.double(), frames.reshape(-1, 4)]
     assert len({frames_digest(TensorFrames(other)) for other in others}) == len(others)
     assert frames_digest(TensorFrames(frames.clone())) == frames_digest(TensorFrames(frames))
-    assert frames_digest(TensorFrames(torch.zeros(1000, 2))) == frames_digest(TensorFrames(torch.zeros(1000, 2)))
+    many, late = torch.zeros(1000, 2), torch.zeros(1000, 2)
+    assert frames_digest(TensorFrames(many)) == frames_digest(TensorFrames(late))
+    late[500:] = 1
+    assert frames_digest(TensorFrames(many)) != frames_digest(TensorFrames(late))
 
 
 def test_values_outside_the_unit_interval_are_named() -> None:

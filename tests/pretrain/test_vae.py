@@ -169,6 +169,14 @@ def test_history_is_the_negative_elbo_per_dimension() -> None:
     assert spread < 0.05
 
 
+def test_history_is_of_the_bound_whatever_its_divergence_weighs() -> None:
+    """The loss of one batch is of the model before its update, which is the same."""
+    frames = torch.randn(50, 6, generator=generator())
+    configs = [VaeConfig(num_epochs=1, num_latent=2, batch_size=50, beta=beta) for beta in (0.0, 1.0, 4.0)]
+    losses = [Vae([5], "sigmoid", config).fit(frames, seed=0).history[0].losses for config in configs]
+    assert losses[0] == losses[1] == losses[2]
+
+
 def test_transform_is_the_encoders_hidden_activation() -> None:
     frames = torch.randn(30, 6, generator=generator())
     vae = Vae([5, 4], "sigmoid", VaeConfig(num_epochs=1)).fit(frames, seed=0)
