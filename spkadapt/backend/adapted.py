@@ -186,8 +186,9 @@ def _prepare_plda(
     if method in FEATURE_ADAPTATIONS:
         maps = FEATURE_ADAPTATIONS[method]().prepare(SourceStatistics.from_embeddings(source.scaled), statistics)
         return lambda strength: _mapped_plda(maps.at(strength), source.model)
-    models = MODEL_ADAPTATIONS[method]().prepare(_shrunk(source.model), statistics)
-    return lambda strength: ((), Plda.from_model(models.at(strength)))
+    # Shrunk at the end and not before: to a model that varies in every direction, all calls are of one speaker.
+    models = MODEL_ADAPTATIONS[method]().prepare(source.model, statistics)
+    return lambda strength: ((), Plda.from_model(_shrunk(models.at(strength))))
 
 
 def _mapped_plda(maps: FeatureMaps, model: TwoCovariance) -> tuple[tuple[Any, ...], Scorer]:
