@@ -149,7 +149,9 @@ def _pass_until_known(
         # Each may keep all that a pass may: with a share of it, who took more blocks would forget some.
         counts = [TrialCounts(points, brackets, capacity=_CAPACITY) for _ in range(num_threads)]
         count_all(counts)
-        total = reduce(TrialCounts.merge, counts)
+        total = counts.pop()
+        while counts:  # which frees each when it is merged
+            total = total.merge(counts.pop())
         total = _merge_ranks(total, ranks)
         brackets = total.next_brackets()
         if brackets is None:
