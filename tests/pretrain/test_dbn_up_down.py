@@ -195,6 +195,13 @@ def test_persistent_chains_go_on_after_an_interruption(monkeypatch: pytest.Monke
     assert torch.equal(ended, second)
 
 
+def test_each_update_takes_as_many_gibbs_steps_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = record_advances(monkeypatch)
+    config = UpDownConfig(num_epochs=1, batch_size=4, num_gibbs_steps=3)
+    train_up_down(random_net([3, 6, 2]), binary_states(0, 8, 3).double(), config, seed=0)
+    assert len(ends) == 2 * 3
+
+
 @pytest.mark.parametrize("negative_phase", ["contrastive", "persistent"])
 def test_only_persistent_chains_go_on_from_update_to_update(
     monkeypatch: pytest.MonkeyPatch, negative_phase: str

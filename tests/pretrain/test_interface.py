@@ -235,6 +235,20 @@ def test_other_bad_input_is_named(method: str) -> None:
         build(method).fit(Spliced(torch.zeros(1, 2)), seed=0)
 
 
+def test_an_epochs_losses_are_means_over_its_frames() -> None:
+    """Of batches of 2, 2 and 1 frames."""
+    frames = torch.tensor([[1.0], [2.0], [4.0], [8.0], [16.0]])
+    history = run_epochs(
+        TensorFrames(frames),
+        lambda batch, epoch: {"mean": batch.mean()},
+        PretrainConfig(num_epochs=2, batch_size=2),
+        torch.Generator().manual_seed(0),
+        layer=None,
+        on_epoch=None,
+    )
+    assert [progress.losses["mean"] for progress in history] == pytest.approx([31 / 5] * 2)
+
+
 def test_an_epoch_takes_every_frame_once_and_in_an_order_of_its_own() -> None:
     frames = torch.arange(103.0)[:, None]
     generator = torch.Generator().manual_seed(0)

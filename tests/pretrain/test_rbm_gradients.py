@@ -163,17 +163,22 @@ def test_chains_persist_and_the_data_do_not_restart_them() -> None:
             rbm.sample_hidden(v, twin)  # the reconstruction's
 
 
-def test_swaps_carry_tempered_chains_between_modes_that_gibbs_sampling_never_leaves() -> None:
+@pytest.mark.parametrize("tilt", [0.0, 0.5])
+def test_swaps_carry_tempered_chains_between_modes_that_gibbs_sampling_never_leaves(tilt: float) -> None:
+    """Of equal mass and of unequal: were all swaps accepted, the base's halves would arrive at the model."""
     rbm, noise = two_modes(), generator()
+    with torch.no_grad():
+        rbm.visible_bias.add_(tilt)
     starts = torch.ones(1000, 4, dtype=torch.float64)
     alone = PersistentChains(rbm, starts)
     tempered = TemperedChains(RbmPath(rbm, torch.zeros(4)), starts, 10)
     for _ in range(200):
         alone.advance(noise)
         tempered.advance(noise)
-    # By symmetry half of the mass is on each side.
+    every = binary_states(0, 16, 4).double()
+    exact = (-rbm.free_energy(every)).softmax(dim=0) @ every.mean(dim=1)
     assert alone.model_states().mean() > 0.95
-    assert abs(tempered.model_states().mean().item() - 0.5) < 5 * 0.5 / math.sqrt(1000)
+    assert abs(tempered.model_states().mean().item() - exact.item()) < 5 * 0.5 / math.sqrt(1000)
 
 
 BASE = torch.tensor([-1.0, 0.5, 0.0, 2.0], dtype=torch.float64)
