@@ -67,7 +67,8 @@ def _draw_lines(
             axes.set_ylabel("utterances right, %")
             axes.set_ylim(bottom=0)
             axes.grid(color="#e5e5e5")
-            axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            if axes.get_legend_handles_labels()[0]:  # a study in its first minutes has no arms to name
+                axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _write(figure, path)
 
 
