@@ -29,7 +29,7 @@ from spkadapt.score.listed import TrialRows, check_rows, plan_jobs, score_job
 # Rows in a block's side on a CPU, where each thread multiplies for itself: 4 MB of scores, counted while near.
 _CPU_BLOCK = 1024
 # Distinct scores that are kept at most, and trials so few that all their scores are.
-_CAPACITY, _FEW = 1 << 20, 1 << 17
+_CAPACITY, _FEW = 1 << 22, 1 << 17
 # At most so many trials of either kind are sampled, of no more rows than this of a side.
 _MOST_NONTARGETS, _MOST_TARGETS, _MOST_ROWS = 1 << 20, 200_000, 1 << 15
 # Listed trials that a thread counts at a time.
