@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from spkadapt.errors import InputError
+
+# What numpy, zipfile and zlib raise between them on a file that is cut short, altered or not an npz at all.
+UNREADABLE_NPZ = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @contextmanager

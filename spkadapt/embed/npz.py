@@ -17,26 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from spkadapt.errors import InputError
-from spkadapt.files import atomic_path
+from spkadapt.files import UNREADABLE_NPZ, atomic_path
 
 _KEYS = ("utterance_ids", "embeddings")
 _MAP_FROM = 1 << 28  # bytes of embeddings
 _BLOCK_BYTES = 1 << 20
 _LOCAL_HEADER_SIZE, _NAME_LENGTH_AT, _EXTRA_LENGTH_AT = 30, 26, 28  # of a member of a zip file (PKWARE's APPNOTE)
 _BEST_DEFLATION = 1032  # bytes from one, at the very most (zlib's technical details)
-# What numpy, zipfile and zlib raise between them on a file that is cut short, altered or not an npz at all.
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    NotImplementedError,
-    RuntimeError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def read_npz(path: str | Path) -> tuple[list[str], np.ndarray]:
@@ -57,7 +44,7 @@ def read_npz(path: str | Path) -> tuple[list[str], np.ndarray]:
             ids, embeddings = (_Member(path, archive, infos[key]).read() for key in _KEYS)
     except InputError:
         raise
-    except _UNREADABLE as error:
+    except UNREADABLE_NPZ as error:
         message = "expected an npz file of embeddings, found one that is damaged or of another kind"
         raise InputError(f"{message} ({error})", path=path) from error
     if ids.dtype.kind != "U" or ids.ndim != 1:

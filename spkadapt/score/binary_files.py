@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from spkadapt.errors import InputError
-from spkadapt.files import atomic_path
+from spkadapt.files import UNREADABLE_NPZ, atomic_path
 from spkadapt.parquet import CodedText, Column, ParquetReader, write_parquet
 
 _KEYS = ("enrol_ids", "enrol_rows", "test_ids", "test_rows", "scores")
 _COLUMNS = ("enrol_id", "test_id", "score")
 # Trials of a batch that a Parquet file is written in.
 _BATCH = 1 << 20
-# What numpy, zipfile and zlib raise between them on a file that is cut short, altered or not an npz at all.
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    NotImplementedError,
-    RuntimeError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def write_npz(path: Path, enrol: CodedText, test: CodedText, scores: np.ndarray) -> None:
@@ -55,7 +40,7 @@ def read_npz(path: Path) -> tuple[list[str], list[str], np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             found = list(file.keys())
             arrays = {key: file[key] for key in _KEYS if key in found}
-    except _UNREADABLE as error:
+    except UNREADABLE_NPZ as error:
         message = "expected an npz file of scores, found one that is damaged or of another kind"
         raise InputError(f"{message} ({error})", path=path) from error
     if len(arrays) < len(_KEYS):
