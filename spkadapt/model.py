@@ -106,9 +106,22 @@ class SpeakerModel(nn.Module):
         """The size of an embedding."""
         return int(self.backbone.embedding_dim)  # type: ignore[arg-type]
 
+    @property
+    def frame_dim(self) -> int:
+        """The width of the backbone's last frame layer."""
+        return int(self.backbone.frame_dim)  # type: ignore[arg-type]
+
+    def encode_frames(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The backbone's last frame layer `(batch, frames, frame_dim)`, and how many of its frames are real."""
+        return self.backbone.encode_frames((features - self.feature_mean) / self.feature_std, lengths)  # type: ignore[operator]
+
+    def pool_frames(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Embeddings of what `encode_frames` gave."""
+        return self.backbone.pool_frames(frames, lengths)  # type: ignore[operator]
+
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Embed each utterance of the batch."""
-        return self.backbone((features - self.feature_mean) / self.feature_std, lengths)
+        return self.pool_frames(*self.encode_frames(features, lengths))
 
 
 def save_model(path: str | Path, model: SpeakerModel, head: nn.Module | None = None) -> None:

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from spkadapt.adapt import AlignmentConfig
-from spkadapt.backbone import BackboneConfig, DnnConfig, EcapaConfig, TdnnConfig
+from spkadapt.backbone import BackboneConfig, DnnConfig, EcapaConfig, ResnetConfig, TdnnConfig
 from spkadapt.errors import InputError
 from spkadapt.features import FeatureConfig
 from spkadapt.heads import HeadConfig
@@ -78,10 +78,11 @@ class PretrainSection(Section):
 class BackboneSection(Section):
     """Which network, and the shape of each."""
 
-    name: Literal["dnn", "tdnn", "ecapa"] = "dnn"
+    name: Literal["dnn", "tdnn", "ecapa", "resnet"] = "dnn"
     dnn: DnnConfig = DnnConfig()
     tdnn: TdnnConfig = TdnnConfig()
     ecapa: EcapaConfig = EcapaConfig()
+    resnet: ResnetConfig = ResnetConfig()
 
     @property
     def config(self) -> BackboneConfig:

@@ -63,6 +63,7 @@ class FrameDnn(nn.Module):
         spliced = num_features * (config.left_context + 1 + config.right_context)
         dims = [spliced, *config.hidden_dims]
         self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(dims))
+        self.frame_dim = dims[-1]
         self.pooled_norm = nn.BatchNorm1d(2 * dims[-1])
         self.embedding = nn.Linear(2 * dims[-1], config.embedding_dim)
 
@@ -83,12 +84,19 @@ class FrameDnn(nn.Module):
         """Keep the hidden layers as they are from now on."""
         self.hidden.requires_grad_(False)
 
-    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Embed each utterance of the batch."""
+    def encode_frames(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The last hidden layer's output, `(batch, frames, frame_dim)`, and how many of its frames are real."""
         step = self.config.frame_subsampling
         frames = splice_frames(features, lengths, self.config.left_context, self.config.right_context, step)
         activation = ACTIVATIONS[self.config.activation]
         for layer in self.hidden:
             frames = activation(layer(frames))
-        kept = torch.div(lengths + step - 1, step, rounding_mode="floor")
-        return self.embedding(self.pooled_norm(statistics_pooling(frames, kept)))
+        return frames, torch.div(lengths + step - 1, step, rounding_mode="floor")
+
+    def pool_frames(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Frames to embeddings."""
+        return self.embedding(self.pooled_norm(statistics_pooling(frames, lengths)))
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Embed each utterance of the batch."""
+        return self.pool_frames(*self.encode_frames(features, lengths))

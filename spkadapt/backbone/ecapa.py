@@ -51,10 +51,27 @@ class Ecapa(nn.Module):
             num_features, channels=[width] * 4 + [3 * width], lin_neurons=config.embedding_dim
         )
 
-    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Embed each utterance of the batch."""
+        self.frame_dim = 3 * width
+
+    def encode_frames(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What attention pools, `(batch, frames, frame_dim)`, and how many of its frames are real."""
         if features.shape[1] < MIN_FRAMES:
             within = torch.arange(MIN_FRAMES, device=features.device) % lengths[:, None]
             features = features.take_along_dim(within[:, :, None], dim=1)
             lengths = torch.full_like(lengths, MIN_FRAMES)
-        return self.network(features, lengths / features.shape[1]).squeeze(1).float()
+        relative, outputs = lengths / features.shape[1], []
+        maps = self.network.blocks[0](features.transpose(1, 2))
+        for block in self.network.blocks[1:]:
+            maps = block(maps, lengths=relative)
+            outputs.append(maps)
+        return self.network.mfa(torch.cat(outputs, dim=1)).transpose(1, 2), lengths
+
+    def pool_frames(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Frames to embeddings."""
+        network = self.network
+        pooled = network.asp(frames.transpose(1, 2), lengths=lengths / frames.shape[1])
+        return network.fc(network.asp_bn(pooled)).squeeze(2).float()
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Embed each utterance of the batch."""
+        return self.pool_frames(*self.encode_frames(features, lengths))

@@ -53,12 +53,21 @@ class Tdnn(nn.Module):
             for inputs, outputs, (kernel, dilation) in zip(widths[:-1], widths[1:], LAYERS, strict=True)
         )
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths[1:])
+        self.frame_dim = config.pooled_channels
         self.embedding = nn.Linear(2 * config.pooled_channels, config.embedding_dim)
 
-    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Embed each utterance of the batch."""
+    def encode_frames(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The last frame layer's output, `(batch, frames, frame_dim)`, and how many of its frames are real."""
         mask = ~is_padding(lengths, features.shape[1])[:, None, :]
         frames = features.transpose(1, 2) * mask
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             frames = norm(torch.relu(convolution(frames))) * mask
-        return self.embedding(statistics_pooling(frames.transpose(1, 2), lengths))
+        return frames.transpose(1, 2), lengths
+
+    def pool_frames(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Frames to embeddings."""
+        return self.embedding(statistics_pooling(frames, lengths))
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Embed each utterance of the batch."""
+        return self.pool_frames(*self.encode_frames(features, lengths))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from spkadapt.backbone import BACKBONES, DnnConfig, EcapaConfig, FrameDnn, Tdnn, TdnnConfig
+from spkadapt.backbone import BACKBONES, DnnConfig, EcapaConfig, FrameDnn, ResnetConfig, Tdnn, TdnnConfig
 from spkadapt.backbone.pooling import statistics_pooling
 from spkadapt.embed import compute_embeddings
 from spkadapt.errors import InputError
@@ -29,6 +29,7 @@ CONFIGS: dict[str, Any] = {
     "dnn": DnnConfig(left_context=2, right_context=1, hidden_dims=(16, 12), embedding_dim=6, frame_subsampling=3),
     "tdnn": TdnnConfig(channels=8, pooled_channels=12, embedding_dim=6),
     "ecapa": EcapaConfig(channels=16, embedding_dim=6),
+    "resnet": ResnetConfig(channels=3, embedding_dim=6),
 }
 
 
@@ -58,7 +59,7 @@ def test_shapes_and_gradients(name: str) -> None:
         assert parameter.grad.isfinite().all(), label
 
 
-@pytest.mark.parametrize("name", ["dnn", "tdnn"])
+@pytest.mark.parametrize("name", ["dnn", "tdnn", "resnet"])
 @settings(max_examples=30, deadline=None)
 @given(lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4), padding=st.integers(0, 20))
 def test_padding_changes_no_embedding(name: str, lengths: list[int], padding: int) -> None:
@@ -263,3 +264,33 @@ def test_the_tdnn_is_that_of_the_paper() -> None:
     assert shapes == [(512, 24, 5), (512, 512, 3), (512, 512, 3), (512, 512, 1), (1500, 512, 1)]
     assert sum(layer.dilation[0] * (layer.kernel_size[0] - 1) // 2 for layer in network.convolutions) == 7
     assert network.embedding.weight.shape == (512, 3000)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_embeddings_are_of_the_frames(name: str) -> None:
+    backbone, features, lengths = make_backbone(name), torch.randn(3, 31, NUM_FEATURES), torch.tensor([31, 20, 9])
+    with torch.no_grad():
+        frames, kept = backbone.encode_frames(features, lengths)
+        assert frames.shape[2] == backbone.frame_dim
+        assert kept.max() == frames.shape[1]
+        torch.testing.assert_close(backbone.pool_frames(frames, kept), backbone(features, lengths))
+
+
+def test_ecapa_is_speechbrains() -> None:
+    backbone, features, lengths = make_backbone("ecapa"), torch.randn(2, 31, NUM_FEATURES), torch.tensor([31, 20])
+    with torch.no_grad():
+        expected = backbone.network(features, lengths / 31).squeeze(1)
+        assert torch.equal(backbone(features, lengths), expected)
+
+
+def test_resnet_is_what_the_paper_draws() -> None:
+    """Without padding: convolutions in series, each block's input added to its output."""
+    resnet, features = make_backbone("resnet"), torch.randn(2, 32, NUM_FEATURES)
+    with torch.no_grad():
+        maps = torch.relu(resnet.entry_norm(resnet.entry(features.transpose(1, 2)[:, None])))
+        for block in resnet.blocks:
+            inner = block.second_norm(block.second(torch.relu(block.first_norm(block.first(maps)))))
+            maps = torch.relu(inner + block.shortcut(maps))
+        rows = maps.flatten(1, 2)
+        pooled = torch.cat([rows.mean(dim=2), rows.var(dim=2, correction=0).clamp_min(1e-5).sqrt()], dim=1)
+        torch.testing.assert_close(resnet(features, torch.full((2,), 32)), resnet.embedding(pooled))
