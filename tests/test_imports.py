@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1] / "spkadapt"
 FLOW = [
     "errors", "files", "parquet", "kaldi_io", "progress", "audio", "simulate", "manifest", "tables", "trials",
     "enrolment", "corpora", "frames", "features", "vad", "feature_store", "batches", "pretrain", "backbone",
-    "model", "align", "heads", "adapt", "train", "embed", "backend", "score", "metrics", "intervals", "fused",
-    "select", "report", "recipe", "run_folder", "pipeline", "cli",
+    "model", "pseudo_labels", "align", "heads", "adapt", "train", "embed", "backend", "score", "metrics",
+    "intervals", "fused", "select", "report", "recipe", "run_folder", "pipeline", "cli",
 ]  # fmt: skip
 # Where each outside library comes in: a module, or a package and all below it.
 ENTRANCES = {
