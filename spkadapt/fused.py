@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from functools import reduce
+from contextlib import contextmanager
+from functools import partial, reduce
 from threading import Lock
 from typing import TypeVar
 
@@ -52,7 +53,7 @@ def measure_all_pairs(
     """Error rates of every enrolment row with every test row.
 
     On a CPU as many threads as torch has each score and count blocks of their own. Beside the sides, memory is
-    some 100 MB, and 10 MB for each thread; where the sample misleads, up to 100 MB for each thread.
+    some 100 MB, and 10 MB for each thread; where the sample misleads, up to 200 MB more.
 
     Args:
         scorer: made both sides.
@@ -87,13 +88,13 @@ def measure_all_pairs(
                 num_done += scores.numel()
                 on_progress(num_done, num_passes)
 
-    def count_all(counts: list[TrialCounts]) -> None:
+    def count_all(counts: TrialCounts) -> None:
         nonlocal num_done, num_passes
         num_done, num_passes = 0, num_passes + 1
-        _share_out(blocks, counts, count_block)
+        _share_out(blocks, partial(count_block, counts), torch.get_num_threads() if on_cpu else 1)
 
     sample = _sample_pairs(scorer, enrol, test, enrol_speakers, test_speakers)
-    return _pass_until_known(count_all, sample, tuple(points), torch.get_num_threads() if on_cpu else 1, ranks)
+    return _pass_until_known(count_all, sample, tuple(points), ranks)
 
 
 def measure_trials(
@@ -126,65 +127,67 @@ def measure_trials(
     enrol, test = enrol.to(ranks.device), test.to(ranks.device)
     jobs = plan_jobs(rows)[ranks.rank :: ranks.size]
 
-    def count_all(counts: list[TrialCounts]) -> None:
+    def count_all(counts: TrialCounts) -> None:
         for job in jobs:
             scores, of_target = score_job(scorer, enrol, test, rows, job), is_target[job.trials]
             chunks = [slice(start, start + _CHUNK) for start in range(0, len(scores), _CHUNK)]
-            _share_out(chunks, counts, lambda mine, c: mine.update(scores[c], of_target[c]))  # noqa: B023
+            _share_out(chunks, lambda c: counts.update(scores[c], of_target[c]), torch.get_num_threads())  # noqa: B023
 
     sample = _sample_listed(scorer, enrol, test, rows, is_target)
-    return _pass_until_known(count_all, sample, tuple(points), torch.get_num_threads(), ranks)
+    return _pass_until_known(count_all, sample, tuple(points), ranks)
 
 
 def _pass_until_known(
-    count_all: Callable[[list[TrialCounts]], None],
+    count_all: Callable[[TrialCounts], None],
     sample: tuple[np.ndarray, np.ndarray] | None,
     points: tuple[OperatingPoint, ...],
-    num_threads: int,
     ranks: Ranks,
 ) -> ExactMetrics:
-    """Pass over all trials, a `TrialCounts` a thread, until nothing is left to look at more closely."""
+    """Pass over all trials until nothing is left to look at more closely."""
     brackets: Brackets | None = None if sample is None else plan_brackets(*sample, points)
     while True:
-        # Each may keep all that a pass may: with a share of it, who took more blocks would forget some.
-        counts = [TrialCounts(points, brackets, capacity=_CAPACITY) for _ in range(num_threads)]
+        counts = TrialCounts(points, brackets, capacity=_CAPACITY)
         count_all(counts)
-        total = counts.pop()
-        while counts:  # which frees each when it is merged
-            total = total.merge(counts.pop())
-        total = _merge_ranks(total, ranks)
-        brackets = total.next_brackets()
+        counts = _merge_ranks(counts, ranks)
+        brackets = counts.next_brackets()
         if brackets is None:
-            return total.measure()
+            return counts.measure()
 
 
-def _share_out(
-    work: Iterable[Work], counts: list[TrialCounts], count: Callable[[TrialCounts, Work], None]
-) -> None:
-    """Each counter in a thread of its own takes the next piece of work until there is none."""
+def _share_out(work: Iterable[Work], count: Callable[[Work], None], num_threads: int) -> None:
+    """Each thread takes the next piece of work until there is none."""
     left = deque(work)
 
-    def count_what_is_left(mine: TrialCounts) -> None:
+    def count_what_is_left() -> None:
         while left:
             try:
                 piece = left.popleft()
             except IndexError:  # another thread was faster
                 return
-            count(mine, piece)
+            count(piece)
 
-    num_threads = torch.get_num_threads()
-    try:
-        # Products within a thread of ours must not start threads of their own.
-        with ThreadPoolExecutor(len(counts), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            try:
-                futures = [pool.submit(count_what_is_left, mine) for mine in counts]
-                wait(futures, return_when=FIRST_EXCEPTION)
-            finally:
-                left.clear()  # so that the others end soon, where one has failed or the user has interrupted
-    finally:
-        torch.set_num_threads(num_threads)
+    # Products within a thread of ours must not start threads of their own.
+    with (
+        _one_thread_a_product(),
+        ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        try:
+            futures = [pool.submit(count_what_is_left) for _ in range(num_threads)]
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            left.clear()  # so that the others end soon, where one has failed or the user has interrupted
     for future in futures:
         future.result()
+
+
+@contextmanager
+def _one_thread_a_product() -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _merge_ranks(counts: TrialCounts, ranks: Ranks) -> TrialCounts:
@@ -217,9 +220,11 @@ def _sample_pairs(
     lines = [random.permutation(len(side))[:_MOST_ROWS] for side in (enrol, test)]
     num_tiles = max(1, min(*map(len, lines), len(lines[0]) * len(lines[1]) // _sample_size(num_trials)))
     nontargets = []
-    for rows, columns in zip(*(np.array_split(line, num_tiles) for line in lines), strict=True):
-        scores = scorer.score_block(*(side.rows(_on(side, r)) for side, r in ((enrol, rows), (test, columns))))
-        nontargets.append(scores.cpu().numpy()[enrol_speakers[rows][:, None] != test_speakers[columns]])
+    # A tile takes microseconds, for which threads would wait for one another: milliseconds where others compute.
+    with _one_thread_a_product():
+        for rows, columns in zip(*(np.array_split(line, num_tiles) for line in lines), strict=True):
+            scores = scorer.score_block(*(side.rows(_on(side, r)) for side, r in ((enrol, rows), (test, columns))))
+            nontargets.append(scores.cpu().numpy()[enrol_speakers[rows][:, None] != test_speakers[columns]])
     rows, columns = _draw_targets(random, enrol_speakers, test_speakers)
     targets = scorer.score_listed(enrol, test, _on(enrol, rows), _on(test, columns)).cpu().numpy()
     return _label(targets, np.concatenate(nontargets))

@@ -10,33 +10,33 @@ import torch
 
 from spkadapt.errors import InputError
 
-# Sums are whole numbers of this many to a nat.
-UNITS_PER_NAT = 1 << 56
-_SERIES_GRID = 1 << 53  # to a nat; what is added to a constant of the table is rounded so
+# Sums are whole numbers of this many to a nat. The six is the least common denominator of the series below.
+UNITS_PER_NAT = 6 << 51
 _STEPS = 1 << 10  # of the table, to a nat
 _HALF = 64 * _STEPS  # of the table, which has as many steps below 0 as from 0 up
 _REACH = 63  # of its use; beyond, log(1 + exp(x)) is 0 or x to within exp(-63) < 2⁻⁹⁰
-# A double to which 1.5·2⁵²·g is added becomes a multiple of g, and its last bits say which.
-_TO_STEP = 1.5 * 2**52 / _STEPS
-_TO_GRID = 1.5 * 2**52 / _SERIES_GRID
-_TO_GRID_BITS = int(np.float64(_TO_GRID).view(np.int64))
-# A CPU chunk's five arrays of doubles stay near the core. The series is below 2⁻¹¹ nats, or 2⁴² on its grid, so
-# that sums over either chunk fit 64 bits.
-_CPU_CHUNK, _DEVICE_CHUNK = 1 << 15, 1 << 20
+# A float of m bits, to which 1.5·2ᵐ·g is added, becomes a multiple of g, and its last bits say which.
+_TO_STEP = {4: 1.5 * 2**23 / _STEPS, 8: 1.5 * 2**52 / _STEPS}  # by the bytes of a float
+_TO_UNIT = 1.5 * 2**52 * 6 / UNITS_PER_NAT
+_TO_UNIT_BITS = int(np.float64(_TO_UNIT).view(np.int64))
+# A CPU chunk's arrays stay near the core. The series is below 2⁻¹¹ nats, or 2⁴³ units, so that sums over either
+# chunk fit 64 bits.
+_CPU_CHUNK, _DEVICE_CHUNK = 1 << 15, 1 << 19
 
 
 def sum_softplus(scores: np.ndarray | torch.Tensor) -> int:
     """The sum of log(1 + exp(x)) over all scores, in nats times `UNITS_PER_NAT`: the same in any order and blocks.
 
     Every term is a whole number of units, and these are added without error. With c the nearest multiple of
-    1/1024, r = x - c, p = 1/(1 + exp(-c)) and v = p·r, a term is the Taylor series, rounded to 2⁻⁵³ nats,
+    1/1024, r = x - c, p = 1/(1 + exp(-c)) and v = p·r, a term is the Taylor series, rounded to units,
 
-        log(1 + exp(c)) + v + w·(1/2 + (r - 2v)/6),    w = v·(r - v) = p·(1 - p)·r²
+        log(1 + exp(c)) + v·(6 + (r - v)·(3 + r - 2v)) / 6
 
     whose next member is below r⁴/192 < 3·10⁻¹⁶. The constant and p come from a table. All else is sums and
-    products of doubles, one at a time, each of which IEEE 754 rounds in one way: a term is a function of x alone,
-    on whatever device, in whatever lane of a vector. (The table is made once in long double; two machines whose
-    long doubles or C libraries differ may differ in its last place.) From |x| = 63 on a term is x or 0.
+    products of floats, one at a time, each of which IEEE 754 rounds in one way: a term is a function of x alone,
+    on whatever device, in whatever lane of a vector. (In the precision of x, c and r are exact; from v on all are
+    doubles. The table is made once in long double; two machines whose long doubles or C libraries differ may
+    differ in its last place.) From |x| = 63 on a term is x or 0.
 
     Shape:
         scores: any; float32 or float64
@@ -80,42 +80,47 @@ class _Workspace:
             self.xp, self.take = np, partial(np.take, mode="wrap")
             self.tables = _tables()
             like, self.size = {}, _CPU_CHUNK
-        self.doubles = [self.xp.empty(self.size, dtype=self.xp.float64, **like) for _ in range(3)]
+        self.to_step = _TO_STEP[scores.dtype.itemsize]
+        self.bits = self.xp.int32 if scores.dtype.itemsize == 4 else self.xp.int64
+        self.floats = [self.xp.empty(self.size, dtype=scores.dtype, **like) for _ in range(2)]
+        self.residuals = self.xp.empty(self.size, dtype=self.xp.float64, **like)
         self.integers = [self.xp.empty(self.size, dtype=self.xp.int64, **like) for _ in range(2)]
 
     def sum_terms(self, scores: Any) -> int:
         """The sum of terms of |x| < 63."""
         xp, num_scores = self.xp, len(scores)
-        r, w, v = (array[:num_scores] for array in self.doubles)
-        step, constant = (array[:num_scores] for array in self.integers)
-        r[:] = scores
-        xp.add(r, _TO_STEP, out=w)
+        shifted, residual = (array[:num_scores] for array in self.floats)
+        r, step, constant = (array[:num_scores] for array in (self.residuals, *self.integers))
+        xp.add(scores, self.to_step, out=shifted)
+        xp.subtract(shifted, self.to_step, out=residual)
+        xp.subtract(scores, residual, out=residual)
+        r[:] = residual
         # Negative steps come out modulo the table's length, and so does the table.
-        xp.bitwise_and(w.view(xp.int64), 2 * _HALF - 1, out=step)
-        xp.subtract(w, _TO_STEP, out=w)
-        xp.subtract(r, w, out=r)
+        bits = shifted.view(self.bits)
+        xp.bitwise_and(bits, 2 * _HALF - 1, out=bits)
+        step[:] = bits
         self.take(self.tables[0], step, out=constant)
+        constants = _sum_int64(constant)
+        v, w = constant.view(xp.float64), step.view(xp.float64)  # once more, the same memory
         self.take(self.tables[1], step, out=v)
         xp.multiply(v, r, out=v)
         xp.subtract(r, v, out=r)
-        xp.multiply(v, r, out=w)
-        xp.subtract(r, v, out=r)
-        xp.multiply(r, 1 / 6, out=r)
-        xp.add(r, 0.5, out=r)
-        xp.multiply(r, w, out=r)
-        xp.add(r, v, out=r)
-        xp.add(r, _TO_GRID, out=r)
+        xp.subtract(r, v, out=w)
+        xp.add(w, 3, out=w)
+        xp.multiply(w, r, out=w)
+        xp.add(w, 6, out=w)
+        xp.multiply(w, v, out=w)
+        xp.add(w, _TO_UNIT, out=w)
         # Σ(bits of 1.5·2⁵²·g + multiple of g), modulo 2⁶⁴, less the former.
-        series = (int(r.view(xp.int64).sum()) - num_scores * _TO_GRID_BITS + 2**63) % 2**64 - 2**63
-        return _sum_int64(constant, xp) + series * (UNITS_PER_NAT // _SERIES_GRID)
+        return constants + (int(step.sum()) - num_scores * _TO_UNIT_BITS + 2**63) % 2**64 - 2**63
 
 
-def _sum_int64(values: Any, xp: Any) -> int:
-    """The exact sum of at most 2³¹ non-negative integers, which may exceed 64 bits; overwrites them."""
-    total = int(values.sum())
-    xp.bitwise_right_shift(values, 32, out=values)
-    high = int(values.sum()) << 32
-    return high + (total - high) % 2**64
+def _sum_int64(values: Any) -> int:
+    """The exact sum of at most 2³⁴ integers from 0 to below 2⁶⁰, which may exceed 64 bits."""
+    in_eights = len(values) // 8 * 8
+    sums = values[:in_eights].reshape(8, -1).sum(0)
+    total, high = int(sums.sum()), int((sums >> 32).sum()) << 32
+    return high + (total - high) % 2**64 + sum(values[in_eights:].tolist())
 
 
 def _sum_large(scores: np.ndarray | torch.Tensor) -> int:
@@ -124,7 +129,7 @@ def _sum_large(scores: np.ndarray | torch.Tensor) -> int:
     mantissas, exponents = np.frexp(doubles.astype(np.float64))
     whole, total = (mantissas * 2.0**53).astype(np.int64), 0
     for exponent in np.unique(exponents).tolist():
-        total += (_sum_int64(whole[exponents == exponent], np) * UNITS_PER_NAT << exponent) >> 53
+        total += (_sum_int64(whole[exponents == exponent]) * UNITS_PER_NAT << exponent) >> 53
     return total
 
 

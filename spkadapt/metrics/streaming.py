@@ -9,13 +9,15 @@
     result = counts.measure()
 
 Each number is, bit for bit, what the function of its name gives on all scores at once: in any order, in any
-blocks, and over any number of processes or threads that have a `TrialCounts` each and `merge` them.
+blocks, by any number of threads that update one `TrialCounts`, and over any number of processes that have one each
+and `merge` them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -29,9 +31,9 @@ from spkadapt.metrics.pav import rocch_eer_of_curve
 from spkadapt.metrics.softplus import cllr_of_sums, sum_softplus
 from spkadapt.metrics.tally import Tally
 
-_PARTS = (
-    64  # into which a range is split, by value and by number of floats, that holds more scores than may be kept
-)
+# Into so many parts a range is split, by value and by number of floats, that holds more scores than may be kept.
+_PARTS = 64
+_SPARE = 16  # part of the room that is left free when there was too little
 _MOST_BETWEEN = 1 << 16  # operating points between targets that a curve shows
 _MOST_PAIRS = 2**61  # of a target and a non-target, whose products of counts fit 64 bits
 
@@ -89,6 +91,7 @@ class TrialCounts:
         self.brackets = (Brackets.everything() if brackets is None else brackets).with_edges(thresholds)
         self.trials, self.targets = Tally(self.brackets), Tally(self.brackets)
         self._target_sum = self._nontarget_sum = 0  # of `sum_softplus`
+        self._lock = Lock()
 
     def update(self, scores: Array, is_target: Array) -> None:
         """Count trials.
@@ -147,11 +150,8 @@ class TrialCounts:
         brackets = self.brackets.meet(other.brackets)
         merged = TrialCounts(self.points, brackets, capacity=max(self.capacity, other.capacity))
         merged._is_unplanned = self._is_unplanned and other._is_unplanned
-        merged.trials = self.trials.recount(brackets).merge(other.trials.recount(brackets))
-        merged.targets = self.targets.recount(brackets).merge(other.targets.recount(brackets))
-        merged._target_sum = self._target_sum + other._target_sum
-        merged._nontarget_sum = self._nontarget_sum + other._nontarget_sum
-        merged._limit()
+        for counts in (self, other):
+            merged._absorb(counts.trials, counts.targets, counts._target_sum, counts._nontarget_sum)
         return merged
 
     def next_brackets(self) -> Brackets | None:
@@ -168,7 +168,7 @@ class TrialCounts:
         held, lows, highs = _num_held(curve), *self._ranges(curve)
         starts, stops = np.append(-np.inf, self.brackets.edges), np.append(self.brackets.edges, np.inf)
         kept = [(starts[i], stops[i]) for i in np.flatnonzero(self.brackets.keep)]
-        room = self.capacity - self.trials.num_kept
+        room = self.capacity - self.capacity // _SPARE - self.trials.num_kept
         for place in unresolved[np.argsort(held[unresolved], kind="stable")]:
             if held[place] <= room:
                 kept.append((lows[place], highs[place]))
@@ -229,17 +229,29 @@ class TrialCounts:
 
     def _add(self, scores: Any, target_scores: Any) -> None:
         # First, as it refuses what is not finite before anything is counted.
-        self._nontarget_sum += sum_softplus(scores) - sum_softplus(target_scores)
-        self._target_sum += sum_softplus(-target_scores)
-        self.trials.add(scores)
-        self.targets.add(target_scores)
+        nontarget_sum = sum_softplus(scores) - sum_softplus(target_scores)
+        target_sum = sum_softplus(-target_scores)
+        brackets = self.brackets
+        trials, targets = Tally(brackets), Tally(brackets)
+        trials.add(scores)
+        targets.add(target_scores)
+        with self._lock:
+            self._absorb(trials, targets, target_sum, nontarget_sum)
+
+    def _absorb(self, trials: Tally, targets: Tally, target_sum: int, nontarget_sum: int) -> None:
+        """Add what has been counted in these brackets, or in some that know as much and more."""
+        for mine, other in ((self.trials, trials), (self.targets, targets)):
+            mine.absorb(other if other.brackets is self.brackets else other.recount(self.brackets))
+        self._target_sum += target_sum
+        self._nontarget_sum += nontarget_sum
         self._limit()
 
     def _limit(self) -> None:
         """Hold at most `capacity` scores: plan brackets at the first time, later drop the fullest of them."""
         while self.trials.num_kept > self._room:
             self.trials.settle()
-            if self.trials.num_kept <= self._room:
+            # What little room is left would soon be full again, and all be sorted again.
+            if self.trials.num_kept <= self._room - self._room // _SPARE:
                 return
             if self._is_unplanned:
                 brackets, self._is_unplanned = self._plan(), False

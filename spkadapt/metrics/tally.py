@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from spkadapt.metrics.brackets import Brackets
+from spkadapt.metrics.brackets import Brackets, floats_of_keys, order_keys
 
 # So few scores are looked up one by one; more are compared with one edge after another, which is faster.
 _FEW = 1 << 12
-_LEAST_PENDING = 1 << 18
+# What comes in is counted once it is as many as are held, within these bounds: seldom, and in little memory.
+_LEAST_PENDING, _MOST_PENDING = 1 << 18, 1 << 20
+# Where all floats that may be kept are no more than this, each has a place in an array, and nothing is sorted.
+_MOST_PLACES = 1 << 23
 
 
 class Tally:
@@ -27,6 +30,8 @@ class Tally:
         self._distinct, self._repeats = np.empty(0, np.float32), np.empty(0, np.int64)
         self._pending: list[np.ndarray] = []
         self._num_pending = 0
+        self._at_place: np.ndarray | None = None
+        self._num_at_place = 0
 
     @property
     def num_scores(self) -> int:
@@ -36,7 +41,7 @@ class Tally:
     @property
     def num_kept(self) -> int:
         """How many scores are held now, which is no less than how many are distinct."""
-        return len(self._distinct) + self._num_pending
+        return len(self._distinct) + self._num_at_place + self._num_pending
 
     @property
     def kept_scores(self) -> np.ndarray:
@@ -58,8 +63,18 @@ class Tally:
             self._keep(scores[keep[interval]].cpu().numpy())
         else:
             self._walk(scores)
-        if self._num_pending > max(_LEAST_PENDING, len(self._distinct)):
-            self.settle()
+        self._settle_many()
+
+    def absorb(self, other: Tally) -> None:
+        """Count all that the other has counted, in the same brackets; it is not to be used any more."""
+        self.counts += other.counts
+        self.least, self.most = min(self.least, other.least), max(self.most, other.most)
+        if other.num_kept > other._num_pending:
+            other.settle()
+            self._unite(other._distinct, other._repeats)
+        self._pending += other._pending
+        self._num_pending += other._num_pending
+        self._settle_many()
 
     def _walk(self, scores: np.ndarray) -> None:
         """Edge by edge, leaving behind what lies below."""
@@ -93,17 +108,47 @@ class Tally:
         self._pending.append(scores)
         self._num_pending += len(scores)
 
+    def _settle_many(self) -> None:
+        if self._num_pending <= min(max(_LEAST_PENDING, self._num_at_place, len(self._distinct)), _MOST_PENDING):
+            return
+        first, num_places = self._places()
+        if num_places > _MOST_PLACES:
+            self.settle()
+            return
+        if self._at_place is None:
+            self._at_place = np.zeros(num_places, np.int64)
+        for scores in self._pending:
+            np.add.at(self._at_place, order_keys(scores + np.float32(0)) - first, 1)
+        self._pending, self._num_pending = [], 0
+        self._num_at_place = int(np.count_nonzero(self._at_place))
+
+    def _places(self) -> tuple[int, int]:
+        """The key of the least score that may be kept, and how many floats there are from it to the greatest."""
+        kept = np.flatnonzero(self.brackets.keep)
+        ends = np.concatenate([[-np.inf], self.brackets.edges, [np.inf]])[[kept[0], kept[-1] + 1]]
+        first, stop = order_keys(ends.astype(np.float32)).tolist()
+        return first, stop - first
+
     def settle(self) -> None:
         """Sort what has come in, and count what is equal."""
+        if self._at_place is not None:
+            places = np.flatnonzero(self._at_place)
+            repeats, self._at_place, self._num_at_place = self._at_place[places], None, 0
+            places += self._places()[0]
+            self._unite(floats_of_keys(places), repeats)
         if self._num_pending:
-            fresh = np.sort(np.concatenate(self._pending))
+            fresh = np.concatenate(self._pending)
+            self._pending, self._num_pending = [], 0
+            fresh.sort()
             starts = np.flatnonzero(np.append(True, fresh[1:] != fresh[:-1]))
             self._unite(fresh[starts], np.diff(np.append(starts, len(fresh))))
-        self._pending, self._num_pending = [], 0
 
     def _unite(self, distinct: np.ndarray, repeats: np.ndarray) -> None:
+        if not len(self._distinct):
+            self._distinct, self._repeats = distinct, repeats
+            return
         places = np.searchsorted(self._distinct, distinct)
-        found = np.append(self._distinct, np.float32(np.nan))[places] == distinct
+        found = self._distinct.take(places, mode="clip") == distinct
         self._repeats[places[found]] += repeats[found]
         new = ~found
         self._distinct = np.insert(self._distinct, places[new], distinct[new])
@@ -127,14 +172,6 @@ class Tally:
         tally._distinct, tally._repeats = self._distinct[kept], self._repeats[kept]
         tally.least, tally.most = self.least, self.most
         return tally
-
-    def merge(self, other: Tally) -> Tally:
-        """The scores of both, which have the same brackets."""
-        merged = self.recount(self.brackets)
-        merged.counts = self.counts + other.counts
-        merged._unite(other.kept_scores, other._repeats)
-        merged.least, merged.most = min(self.least, other.least), max(self.most, other.most)
-        return merged
 
     def fullest_interval(self) -> int:
         """The one that keeps most distinct scores."""

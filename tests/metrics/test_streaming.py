@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from typing import Any
 
@@ -28,13 +29,11 @@ from spkadapt.metrics import (
     streaming,
 )
 from spkadapt.metrics.brackets import floats_of_keys, order_keys, split_range
-from spkadapt.metrics.tally import Tally
 
 POINTS = (OperatingPoint(0.01), OperatingPoint(0.5), OperatingPoint(0.05, c_miss=10), OperatingPoint(0.9))
 LARGEST = float(np.finfo(np.float32).max)
-MOST_PASSES = (
-    8  # 2³² floats, cut in 64 each time, and one to keep what is left; one more where another metric moves
-)
+# 2³² floats, cut in 64 each time, and one to keep what is left; one more where another metric moves.
+MOST_PASSES = 8
 Trials = tuple[np.ndarray, np.ndarray]
 
 
@@ -326,26 +325,32 @@ def test_tensors_and_narrow_floats(monkeypatch: pytest.MonkeyPatch) -> None:
     assert block.targets.kept_scores.tolist() == sorted(scores.reshape(90, 100)[np.arange(90), np.arange(90)])
 
 
-def test_a_tally_counts_the_same_edge_by_edge_as_score_by_score() -> None:
-    random = np.random.default_rng(0)
-    scores = random.normal(size=20_000).astype(np.float32)
-    cases: list[tuple[list[float], list[tuple[float, float]]]] = [
-        ([-2, -1, 0, 1, 2], []),
-        ([-9, 0, 9], [(0, 9)]),
-        ([2.5], [(-1, 0), (0.5, 0.6), (3, 99)]),
-        ([], []),
-    ]
-    for edges, kept in cases:
-        brackets = Brackets.around(edges, kept)
-        at_once, in_parts, on_device = Tally(brackets), Tally(brackets), Tally(brackets)
-        at_once.add(scores)
-        on_device.add(torch.from_numpy(scores))
-        for start in range(0, len(scores), 1000):
-            in_parts.add(scores[start : start + 1000])
-        for tally in (in_parts, on_device):
-            for key, array in at_once.to_arrays().items():
-                np.testing.assert_array_equal(tally.to_arrays()[key], array, err_msg=key)
-        assert at_once.below(brackets.edges).tolist() == [(scores < edge).sum() for edge in brackets.edges]
+def test_threads_that_update_one_object_count_as_one_thread_does() -> None:
+    """Also where it runs full, so that what a thread has counted meets other brackets than it began with."""
+    scores, is_target = draw(8, "plain", 60_000)
+    parts = np.array_split(np.random.default_rng(0).permutation(len(scores)), 100)
+    for brackets, capacity in ((None, 1 << 20), (None, 9000), (Brackets.everything().with_edges([0]), 9000)):
+        while True:
+            counts = TrialCounts(POINTS, brackets, capacity=capacity)
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(lambda part, counts=counts: counts.update(scores[part], is_target[part]), parts))
+            assert counts.trials.num_scores == len(scores)
+            assert counts.trials.num_kept <= capacity
+            brackets = counts.next_brackets()
+            if brackets is None:
+                break
+        assert_same(counts.measure(), all_at_once(scores, is_target))
+
+
+def test_a_pass_that_runs_full_frees_some_room() -> None:
+    """Else it would sort all that is kept again for every few scores that come in."""
+    counts = TrialCounts([], Brackets.around([0.5], [(0, 0.5), (0.5, 1)]), capacity=1600)
+    counts.update(np.linspace(0, 0.4, 700, dtype=np.float32), np.zeros(700, bool))
+    counts.update(np.linspace(0.6, 0.9, 850, dtype=np.float32), np.zeros(850, bool))
+    counts.update(np.full(10, 0.4, np.float32), np.zeros(10, bool))
+    assert counts.trials.num_kept == 1560  # there is room yet, and nothing was looked at
+    counts.update(np.full(41, 0.9, np.float32), np.zeros(41, bool))
+    assert counts.trials.num_kept == 700
 
 
 def test_keys_are_in_the_order_of_floats() -> None:
