@@ -19,7 +19,8 @@ from harness import Row, compare, parse_arguments, publish
 from torch import Tensor
 
 from spkadapt.align import ALIGNMENTS
-from spkadapt.align.mmd import BANDWIDTH_MULTIPLES, BLOCK_ROWS
+from spkadapt.align.kernel_blocks import BLOCK_ROWS
+from spkadapt.align.mmd import BANDWIDTH_MULTIPLES
 
 DIM = 512
 PEER_BYTES = 8e9

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from itertools import combinations_with_replacement
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spkadapt.align.kernel_blocks import (
+    gaussian_mixture,
+    kernel_sum,
+    polynomial,
+    squared_distances,
+    two_sample_weights,
+)
 from spkadapt.align.pair import check_pair
 from spkadapt.errors import InputError
 
@@ -17,9 +23,6 @@ BANDWIDTH_MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 MEDIAN_ROWS = 1024
 """The median is exact up to this many rows of both domains together, and taken on evenly spaced rows beyond."""
-
-BLOCK_ROWS = 1024
-"""Rows of one block of the kernel matrix; at most a few blocks of this size squared are held at a time."""
 
 
 def mmd_loss(
@@ -60,21 +63,112 @@ def mmd_loss(
         RuntimeError: on the way back under `create_graph`.
     """
     source, target_domain = check_pair(source, target_domain)
-    _check_bandwidths(bandwidths)
-    if unbiased and min(len(source), len(target_domain)) < 2:
-        raise InputError(
-            f"unbiased MMD of {len(source)} source and {len(target_domain)} target_domain rows; "
-            "expected at least two of each"
-        )
+    check_bandwidths(bandwidths)
+    _check_unbiased("unbiased MMD", unbiased, source, target_domain)
     with torch.autocast(source.device.type, enabled=False):
+        rows = centred_rows(source, target_domain)
+        kernel = gaussian_mixture(choose_bandwidths(rows, bandwidths))
+        weights = two_sample_weights(len(source), len(target_domain), unbiased)
+        return kernel_sum("mmd_loss", [rows], [kernel], len(source), weights, own_pairs=not unbiased)
+
+
+def polynomial_mmd_loss(
+    source: Tensor,
+    target_domain: Tensor,
+    degree: int = 3,
+    scale: float | None = None,
+    offset: float = 1.0,
+    unbiased: bool = False,
+) -> Tensor:
+    """Squared maximum mean discrepancy with a polynomial kernel (Gretton et al. 2012).
+
+        MMD² = mean k(s, s') + mean k(t, t') − 2 mean k(s, t),   k(x, y) = (scale · ⟨x, y⟩ + offset)^degree
+
+    It compares the moments up to `degree`; `unbiased` with the defaults is the "kernel inception distance"
+    (Bińkowski et al. 2018). Unlike the Gaussian kernel's it depends on the origin. Blocks, precision and
+    derivatives are as in `mmd_loss`. A difference of large means is off by their rounding error: the V-statistic
+    of equal batches may lie a trifle below zero.
+
+    Args:
+        source: `(num_source, dim)`.
+        target_domain: `(num_target, dim)`.
+        degree: of the polynomial; 1 compares the means alone.
+        scale: of the inner product. None takes 1 / dim.
+        offset: zero leaves the moments of order `degree` alone.
+        unbiased: the U-statistic instead of the V-statistic.
+
+    Returns:
+        The loss, a scalar.
+
+    Raises:
+        InputError: a batch is not `(batch, dim)` or is empty, the two differ in `dim`, `degree`, `scale` or
+            `offset` is out of range, or `unbiased` is asked of a domain with a single row.
+        RuntimeError: on the way back under `create_graph`.
+    """
+    source, target_domain = check_pair(source, target_domain)
+    _check_polynomial(degree, scale, offset)
+    _check_unbiased("unbiased MMD", unbiased, source, target_domain)
+    with torch.autocast(source.device.type, enabled=False):
+        kernel = polynomial(degree, 1 / source.shape[1] if scale is None else scale, offset)
+        weights = two_sample_weights(len(source), len(target_domain), unbiased)
         rows = torch.cat([source, target_domain])
-        # Distances do not change with the origin, but their rounding error grows with the distance from it.
-        rows = rows - rows.detach().mean(dim=0)
-        if bandwidths is None:
-            gammas = median_squared_distance(rows.detach()) * rows.new_tensor(BANDWIDTH_MULTIPLES)
-        else:
-            gammas = rows.new_tensor(bandwidths)
-        return _BlockwiseMmd.apply(rows, len(source), gammas, unbiased)
+        return kernel_sum("polynomial_mmd_loss", [rows], [kernel], len(source), weights, own_pairs=not unbiased)
+
+
+def linear_mmd_loss(source: Tensor, target_domain: Tensor, bandwidths: Sequence[float] | None = None) -> Tensor:
+    """The linear-time estimate of the squared maximum mean discrepancy (Gretton et al. 2012, lemma 14).
+
+        MMD² = mean over i of k(s, s') + k(t, t') − k(s, t') − k(s', t),   s, s' = s_2i−1, s_2i, likewise t, t'
+
+    with the kernel of `mmd_loss`. Unbiased like the U-statistic, at a cost of n · dim and with a far larger
+    variance; it depends on the order of the rows, which should be random. The larger batch's rows without a
+    partner, and the last of an odd number, are left out. It can be differentiated any number of times.
+
+    Args:
+        source: `(num_source, dim)`.
+        target_domain: `(num_target, dim)`.
+        bandwidths: as in `mmd_loss`.
+
+    Returns:
+        The loss, a scalar; may be negative.
+
+    Raises:
+        InputError: a batch is not `(batch, dim)`, the two differ in `dim`, a bandwidth is not positive, or a
+            domain has a single row.
+    """
+    source, target_domain = check_pair(source, target_domain)
+    check_bandwidths(bandwidths)
+    _check_unbiased("linear-time MMD", True, source, target_domain)
+    with torch.autocast(source.device.type, enabled=False):
+        rows = centred_rows(source, target_domain)
+        gammas = choose_bandwidths(rows, bandwidths)
+        num_rows = min(len(source), len(target_domain)) // 2 * 2
+        first_s, second_s = rows[0:num_rows:2], rows[1:num_rows:2]
+        first_t, second_t = rows[len(source) :][0:num_rows:2], rows[len(source) :][1:num_rows:2]
+
+        def mean_kernel(left: Tensor, right: Tensor) -> Tensor:
+            distances = (left - right).square().sum(dim=1, keepdim=True)
+            return torch.exp(-distances / gammas).mean(dtype=torch.float64)
+
+        within = mean_kernel(first_s, second_s) + mean_kernel(first_t, second_t)
+        across = mean_kernel(first_s, second_t) + mean_kernel(second_s, first_t)
+        return (within - across).to(source.dtype)
+
+
+def centred_rows(source: Tensor, target_domain: Tensor) -> Tensor:
+    """Both domains' rows about their common mean.
+
+    Distances do not change with the origin, but their rounding error grows with the distance from it.
+    """
+    rows = torch.cat([source, target_domain])
+    return rows - rows.detach().mean(dim=0)
+
+
+def choose_bandwidths(rows: Tensor, bandwidths: Sequence[float] | None) -> Tensor:
+    """The γ of each kernel `(num_kernels,)`: those given, or by default multiples of the median of `rows`."""
+    if bandwidths is not None:
+        return rows.new_tensor(bandwidths)
+    return median_squared_distance(rows.detach()) * rows.new_tensor(BANDWIDTH_MULTIPLES)
 
 
 def median_squared_distance(rows: Tensor) -> Tensor:
@@ -83,95 +177,33 @@ def median_squared_distance(rows: Tensor) -> Tensor:
     Beyond `MEDIAN_ROWS` rows it is taken on evenly spaced ones.
     """
     rows = rows[:: -(-len(rows) // MEDIAN_ROWS)]
-    distances = _squared_distances(rows, rows).fill_diagonal_(0)
+    distances = squared_distances(rows, rows).fill_diagonal_(0)
     return distances.masked_fill_(distances == 0, torch.nan).nanmedian().nan_to_num(1.0)
 
 
-def _squared_distances(left: Tensor, right: Tensor) -> Tensor:
-    """‖x − y‖² `(num_left, num_right)` of every row x of `left` and y of `right`, by one matrix product.
-
-    What lies beneath the rounding error of that product is zero, so that equal rows are at distance zero.
-    """
-    norms = left.square().sum(dim=1)[:, None] + right.square().sum(dim=1)
-    distances = torch.addmm(norms, left, right.T, alpha=-2)
-    rounding = 16 * torch.finfo(left.dtype).eps
-    return distances.masked_fill_(distances <= norms.mul_(rounding), 0)
-
-
-class _BlockwiseMmd(torch.autograd.Function):
-    """MMD² of the first `num_source` rows against the others, and its gradient, block by block.
-
-    With w the weight of a pair and k' = dk/d‖x − y‖², the gradient for row i is Σ_j 4 w_ij k'_ij (x_i − x_j).
-    It is found along with the value, since forming the distances a second time would cost as much again.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, num_source: int, gammas: Tensor, unbiased: bool) -> Tensor:
-        num_target = len(rows) - num_source
-        within = {
-            True: 1 / (num_source * (num_source - 1 if unbiased else num_source)),
-            False: 1 / (num_target * (num_target - 1 if unbiased else num_target)),
-        }
-        # A row's pair with itself has k = 1 and no gradient: it is added here and left out of the blocks.
-        own_pairs = 0.0 if unbiased else 1 / num_source + 1 / num_target
-        # Three means of nearly the same size are subtracted, hence the wider sum.
-        loss = torch.tensor(own_pairs, dtype=torch.float64, device=rows.device)
-        gradient = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
-        blocks = _blocks(0, num_source) + _blocks(num_source, len(rows))
-        for first, second in combinations_with_replacement(blocks, 2):
-            first_is_source, second_is_source = first.start < num_source, second.start < num_source
-            same_domain = first_is_source == second_is_source
-            weight = within[first_is_source] if same_domain else -1 / (num_source * num_target)
-            loss += _add_block(rows, first, second, gammas, weight, gradient)
-        if gradient is not None:
-            ctx.save_for_backward(gradient)
-        return loss.to(rows.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
-        if torch.is_grad_enabled():  # or the second derivative would silently be zero
-            raise RuntimeError("mmd_loss has no second derivative; call without create_graph")
-        (gradient,) = ctx.saved_tensors
-        return grad_output * gradient, None, None, None
-
-
-def _blocks(start: int, stop: int) -> list[slice]:
-    """Consecutive slices of at most `BLOCK_ROWS` from `start` to `stop`."""
-    return [slice(at, min(at + BLOCK_ROWS, stop)) for at in range(start, stop, BLOCK_ROWS)]
-
-
-def _add_block(
-    rows: Tensor, first: slice, second: slice, gammas: Tensor, weight: float, gradient: Tensor | None
-) -> Tensor:
-    """The part of MMD² that the pairs between two blocks of rows contribute, in float64.
-
-    Adds those pairs' part of the gradient to `gradient`. A pair of different blocks stands for its mirror image
-    too.
-    """
-    left, right = rows[first], rows[second]
-    distances = _squared_distances(left, right)
-    kernel, slope = torch.zeros_like(distances), torch.zeros_like(distances)
-    term = torch.empty_like(distances)
-    for rate in (-1 / gammas).unbind():
-        torch.mul(distances, rate, out=term).exp_()
-        kernel += term
-        slope.addcmul_(term, rate)
-    if first == second:
-        kernel.fill_diagonal_(0)
-    if gradient is not None:
-        slope *= 4 * weight / len(gammas)
-        gradient[first] += slope.sum(dim=1, keepdim=True) * left - slope @ right
-        if first != second:
-            gradient[second] += slope.sum(dim=0)[:, None] * right - slope.T @ left
-    mirrored = 1 if first == second else 2
-    return kernel.sum(dtype=torch.float64) * (mirrored * weight / len(gammas))
-
-
-def _check_bandwidths(bandwidths: Sequence[float] | None) -> None:
+def check_bandwidths(bandwidths: Sequence[float] | None) -> None:
+    """Raises InputError unless None or one or more positive, finite numbers."""
     if bandwidths is None:
         return
-    if not bandwidths or not all(0 < bandwidth < float("inf") for bandwidth in bandwidths):
+    if not bandwidths or not all(0 < bandwidth < math.inf for bandwidth in bandwidths):
         raise InputError(f"MMD bandwidths are {list(bandwidths)}; expected one or more positive, finite numbers")
+
+
+def _check_unbiased(name: str, unbiased: bool, source: Tensor, target_domain: Tensor) -> None:
+    if unbiased and min(len(source), len(target_domain)) < 2:
+        raise InputError(
+            f"{name} of {len(source)} source and {len(target_domain)} target_domain rows; "
+            "expected at least two of each"
+        )
+
+
+def _check_polynomial(degree: int, scale: float | None, offset: float) -> None:
+    if degree < 1:
+        raise InputError(f"degree of the polynomial kernel is {degree}; expected at least 1")
+    if scale is not None and not 0 < scale < math.inf:
+        raise InputError(f"scale of the polynomial kernel is {scale}; expected a positive, finite number")
+    if not 0 <= offset < math.inf:
+        raise InputError(f"offset of the polynomial kernel is {offset}; expected zero or more")
 
 
 class MmdLoss(nn.Module):
@@ -183,10 +215,49 @@ class MmdLoss(nn.Module):
 
     def __init__(self, bandwidths: Sequence[float] | None = None, unbiased: bool = False) -> None:
         super().__init__()
-        _check_bandwidths(bandwidths)
+        check_bandwidths(bandwidths)
         self.bandwidths = bandwidths
         self.unbiased = unbiased
 
     def forward(self, source: Tensor, target_domain: Tensor) -> Tensor:
         """`(num_source, dim)`, `(num_target, dim)` → scalar loss."""
         return mmd_loss(source, target_domain, self.bandwidths, self.unbiased)
+
+
+class PolynomialMmdLoss(nn.Module):
+    """`polynomial_mmd_loss` as a module; the arguments are its own.
+
+    Raises:
+        InputError: `degree`, `scale` or `offset` is out of range.
+    """
+
+    def __init__(
+        self, degree: int = 3, scale: float | None = None, offset: float = 1.0, unbiased: bool = False
+    ) -> None:
+        super().__init__()
+        _check_polynomial(degree, scale, offset)
+        self.degree = degree
+        self.scale = scale
+        self.offset = offset
+        self.unbiased = unbiased
+
+    def forward(self, source: Tensor, target_domain: Tensor) -> Tensor:
+        """`(num_source, dim)`, `(num_target, dim)` → scalar loss."""
+        return polynomial_mmd_loss(source, target_domain, self.degree, self.scale, self.offset, self.unbiased)
+
+
+class LinearMmdLoss(nn.Module):
+    """`linear_mmd_loss` as a module; the argument is its own.
+
+    Raises:
+        InputError: a bandwidth is not positive.
+    """
+
+    def __init__(self, bandwidths: Sequence[float] | None = None) -> None:
+        super().__init__()
+        check_bandwidths(bandwidths)
+        self.bandwidths = bandwidths
+
+    def forward(self, source: Tensor, target_domain: Tensor) -> Tensor:
+        """`(num_source, dim)`, `(num_target, dim)` → scalar loss."""
+        return linear_mmd_loss(source, target_domain, self.bandwidths)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spkadapt.align import MmdLoss, mmd, mmd_loss
+from spkadapt.align import kernel_blocks, mmd
+from spkadapt.align.mmd import MmdLoss, linear_mmd_loss, mmd_loss, polynomial_mmd_loss
 from spkadapt.errors import InputError
 
 seeds = st.integers(0, 2**31)
@@ -95,7 +96,7 @@ def test_two_rows_in_closed_form() -> None:
 def test_value_and_gradient_equal_the_definition(
     monkeypatch: pytest.MonkeyPatch, block_rows: int, bandwidths: list[float] | None, unbiased: bool
 ) -> None:
-    monkeypatch.setattr(mmd, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(kernel_blocks, "BLOCK_ROWS", block_rows)
     # Far from the origin, where forming distances from products costs the most digits.
     pairs = [normal(0, 5, 3).add_(100).requires_grad_(), normal(1, 8, 3).mul_(2).add_(101).requires_grad_()]
     twins = [batch.detach().clone().requires_grad_() for batch in pairs]
@@ -262,3 +263,136 @@ def test_unbiased_needs_two_rows_of_each() -> None:
     message = "unbiased MMD of 3 source and 1 target_domain rows; expected at least two of each"
     with pytest.raises(InputError, match=message):
         mmd_loss(torch.ones(3, 2), torch.ones(1, 2), unbiased=True)
+
+
+def direct_polynomial(
+    source: Tensor, target_domain: Tensor, degree: int, scale: float, offset: float, unbiased: bool
+) -> Tensor:
+    """The definition, pair by pair."""
+
+    def mean(left: Tensor, right: Tensor, own_pairs: bool) -> Tensor:
+        pairs = [
+            (scale * (left[i] * right[j]).sum() + offset) ** degree
+            for i in range(len(left))
+            for j in range(len(right))
+            if own_pairs or i != j
+        ]
+        return torch.stack(pairs).mean()
+
+    within = mean(source, source, not unbiased) + mean(target_domain, target_domain, not unbiased)
+    return within - 2 * mean(source, target_domain, True)
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 1024])
+@pytest.mark.parametrize(
+    ("degree", "scale", "offset"), [(1, 1.0, 0.0), (2, 0.3, 1.0), (3, 0.25, 1.0), (4, 1.0, 2.0)]
+)
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_polynomial_equals_the_definition(
+    monkeypatch: pytest.MonkeyPatch, block_rows: int, degree: int, scale: float, offset: float, unbiased: bool
+) -> None:
+    monkeypatch.setattr(kernel_blocks, "BLOCK_ROWS", block_rows)
+    pairs = [normal(0, 5, 4).add_(1).requires_grad_(), normal(1, 7, 4).mul_(2).requires_grad_()]
+    twins = [batch.detach().clone().requires_grad_() for batch in pairs]
+    loss = polynomial_mmd_loss(*pairs, degree, scale, offset, unbiased)
+    twin = direct_polynomial(*twins, degree, scale, offset, unbiased)
+    assert loss.item() == pytest.approx(twin.item(), rel=1e-10)
+    loss.backward()
+    twin.backward()
+    for ours, theirs in zip(pairs, twins, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-11)
+
+
+def test_polynomial_of_two_rows_in_closed_form() -> None:
+    # ⟨s, s⟩ = 4, ⟨t, t⟩ = 16, ⟨s, t⟩ = 0, scale 1/2: 3³ + 9³ − 2 · 1³.
+    source, target_domain = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    assert polynomial_mmd_loss(source, target_domain).item() == 27 + 729 - 2
+
+
+def test_polynomial_sees_no_moment_beyond_its_degree() -> None:
+    # One coordinate, same mean and variance, other skewness and fourth moment.
+    source = torch.tensor([[-1.0], [1.0]]).double()
+    target_domain = torch.tensor([[-2.0], [0.5], [0.5], [0.5], [0.5]]).double()
+    for degree in (1, 2):
+        assert polynomial_mmd_loss(source, target_domain, degree).item() == pytest.approx(0, abs=1e-12)
+    # E t³ = −1.5: of (x y + 1)³ only the cubic term differs.
+    assert polynomial_mmd_loss(source, target_domain, 3).item() == pytest.approx(1.5**2, rel=1e-12)
+
+
+@given(seeds, sizes, sizes)
+@settings(max_examples=20, deadline=None)
+def test_polynomial_properties(seed: int, num_source: int, num_target: int) -> None:
+    source, target_domain = normal(seed, num_source, 4), normal(seed + 1, num_target, 4)
+    loss = polynomial_mmd_loss(source, target_domain).item()
+    order = torch.randperm(num_source, generator=torch.Generator().manual_seed(seed))
+    assert loss > 0
+    assert polynomial_mmd_loss(target_domain, source).item() == pytest.approx(loss, rel=1e-9)
+    assert polynomial_mmd_loss(source[order], target_domain).item() == pytest.approx(loss, rel=1e-9)
+    assert polynomial_mmd_loss(source, source[order]).item() == pytest.approx(0, abs=1e-10)
+
+
+def direct_linear(source: Tensor, target_domain: Tensor, bandwidths: Sequence[float]) -> Tensor:
+    """Lemma 14 of Gretton et al., quadruple by quadruple."""
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return sum((-(x - y).square().sum() / gamma).exp() for gamma in bandwidths) / len(bandwidths)
+
+    terms = []
+    for i in range(min(len(source), len(target_domain)) // 2):
+        (s1, s2), (t1, t2) = source[2 * i : 2 * i + 2], target_domain[2 * i : 2 * i + 2]
+        terms.append(kernel(s1, s2) + kernel(t1, t2) - kernel(s1, t2) - kernel(s2, t1))
+    return torch.stack(terms).mean()
+
+
+@pytest.mark.parametrize(("num_source", "num_target"), [(2, 2), (5, 9), (8, 3), (6, 6)])
+@pytest.mark.parametrize("bandwidths", [None, [0.7, 3.0]])
+def test_linear_equals_the_definition(num_source: int, num_target: int, bandwidths: list[float] | None) -> None:
+    pairs = [normal(0, num_source, 3).requires_grad_(), normal(1, num_target, 3).add_(1).requires_grad_()]
+    twins = [batch.detach().clone().requires_grad_() for batch in pairs]
+    median = direct_median(twins[0].detach(), twins[1].detach())
+    loss = linear_mmd_loss(*pairs, bandwidths)
+    twin = direct_linear(*twins, bandwidths or [median * multiple for multiple in (0.25, 0.5, 1, 2, 4)])
+    assert loss.item() == pytest.approx(twin.item(), rel=1e-10)
+    for ours, theirs in zip(torch.autograd.grad(loss, pairs), torch.autograd.grad(twin, twins), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_linear_estimates_what_the_unbiased_quadratic_does() -> None:
+    # Over 300 batches of two distributions the means agree within 4.5 standard errors, and are far from zero.
+    batches = [(normal(2 * i, 16, 3), normal(2 * i + 1, 16, 3) + 1) for i in range(300)]
+    linear = torch.stack([linear_mmd_loss(s, t, [4.0]) for s, t in batches])
+    quadratic = torch.stack([mmd_loss(s, t, [4.0], unbiased=True) for s, t in batches])
+    difference = linear - quadratic
+    assert abs(difference.mean().item()) < 4.5 * difference.std().item() / math.sqrt(300)
+    assert linear.mean().item() > 10 * linear.std().item() / math.sqrt(300)
+    assert linear.std() > 1.5 * quadratic.std()
+
+
+def test_linear_needs_two_rows_of_each() -> None:
+    message = "linear-time MMD of 1 source and 4 target_domain rows; expected at least two of each"
+    with pytest.raises(InputError, match=message):
+        linear_mmd_loss(torch.ones(1, 2), torch.ones(4, 2))
+
+
+def test_bad_polynomials() -> None:
+    one = torch.ones(2, 2)
+    with pytest.raises(InputError, match="degree of the polynomial kernel is 0; expected at least 1"):
+        polynomial_mmd_loss(one, one, degree=0)
+    for scale in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(
+            InputError, match=f"scale of the polynomial kernel is {scale}; expected a positive, fin"
+        ):
+            mmd.PolynomialMmdLoss(scale=scale)
+    for offset in (-1.0, math.nan, math.inf):
+        with pytest.raises(
+            InputError, match=f"offset of the polynomial kernel is {offset}; expected zero or more"
+        ):
+            polynomial_mmd_loss(one, one, offset=offset)
+    with pytest.raises(
+        InputError, match="unbiased MMD of 1 source and 2 target_domain rows; expected at least two"
+    ):
+        polynomial_mmd_loss(one[:1], one, unbiased=True)
+    with pytest.raises(InputError, match=r"MMD bandwidths are \[0.0\]"):
+        mmd.LinearMmdLoss([0.0])
+    with pytest.raises(InputError, match=r"MMD bandwidths are \[0.0\]"):
+        linear_mmd_loss(one, one, [0.0])
