@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.linalg import logm
 from torch import Tensor
 
-from spkadapt.align import ALIGNMENTS, CoralLoss, coral_loss
+from spkadapt.align.coral import CoralLoss, LogCoralLoss, coral_loss, log_coral_loss
 from spkadapt.errors import InputError
 
 seeds = st.integers(0, 2**31)
@@ -101,46 +102,114 @@ def test_module_is_the_function() -> None:
     assert torch.equal(CoralLoss()(source, target_domain), coral_loss(source, target_domain))
 
 
+def numpy_log_coral(source: Tensor, target_domain: Tensor, regularisation: float) -> float:
+    first, second = (np.atleast_2d(np.cov(batch.numpy(), rowvar=False)) for batch in (source, target_domain))
+    ridge = regularisation * (np.trace(first) + np.trace(second)) / (2 * len(first)) * np.eye(len(first))
+    return float(((logm(first + ridge) - logm(second + ridge)) ** 2).sum() / (4 * len(first) ** 2))
+
+
+def rows_with_covariance(matrix: Tensor) -> Tensor:
+    """2 d rows whose unbiased covariance is exactly the symmetric positive definite matrix."""
+    root = torch.linalg.cholesky(matrix) * ((2 * len(matrix) - 1) / 2) ** 0.5
+    return torch.cat([root.T, -root.T])
+
+
+@pytest.mark.filterwarnings("ignore:logm result may be inaccurate")  # by 1e-13
+@given(seeds, sizes, sizes, st.integers(1, 6), st.sampled_from([1e-3, 0.1, 2.0]))
+@settings(max_examples=30, deadline=None)
+def test_log_value_equals_scipy(
+    seed: int, num_source: int, num_target: int, dim: int, regularisation: float
+) -> None:
+    source, target_domain = normal(seed, num_source, dim), 2 * normal(seed + 1, num_target, dim) + 1
+    expected = numpy_log_coral(source, target_domain, regularisation)
+    assert log_coral_loss(source, target_domain, regularisation).item() == pytest.approx(expected, rel=1e-7)
+
+
+def test_log_of_scaled_rows_in_closed_form() -> None:
+    # log(a² C) = log C + 2 log a · I, whose squared norm is d (2 log a)²: L = log² a / d.
+    source = normal(0, 50, 4)
+    assert log_coral_loss(source, 3 * source, 1e-12).item() == pytest.approx(np.log(3) ** 2 / 4, rel=1e-9)
+
+
+def test_log_of_commuting_covariances_in_closed_form() -> None:
+    variances, others = torch.tensor([1.0, 4.0, 0.25]).double(), torch.tensor([2.0, 4.0, 100.0]).double()
+    expected = (variances.log() - others.log()).square().sum() / (4 * 9)
+    loss = log_coral_loss(rows_with_covariance(variances.diag()), rows_with_covariance(others.diag()), 1e-12)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
+
+
 @pytest.mark.parametrize(
-    ("source", "target_domain", "message"),
-    [
-        (torch.ones(3), torch.ones(3, 2), r"source has shape \(3,\); expected two dimensions, \(batch, dim\)"),
-        (torch.ones(3, 2), torch.ones(1, 3, 2), r"target_domain has shape \(1, 3, 2\); expected two dimensions"),
-        (
-            torch.ones(0, 2),
-            torch.ones(3, 2),
-            r"source has shape \(0, 2\); expected at least one row and one column",
-        ),
-        (
-            torch.ones(3, 0),
-            torch.ones(3, 0),
-            r"source has shape \(3, 0\); expected at least one row and one column",
-        ),
-        (torch.ones(3, 2).long(), torch.ones(3, 2), r"source holds torch.int64; expected floating point"),
-        (
-            torch.ones(3, 2),
-            torch.ones(3, 4),
-            "source has dim 2 and target_domain has dim 4; expected the same dim",
-        ),
-        (
-            torch.ones(3, 2),
-            torch.ones(3, 2, device="meta"),
-            "source is on cpu and target_domain on meta; expected one",
-        ),
-    ],
+    "eigenvalues", [(1.0, 1.0, 1.0), (1.0, 1.0, 2.0), (1.0, 1.0 + 1e-9, 2.0), (1e-2, 1.0, 1e2)]
 )
-@pytest.mark.parametrize("name", sorted(ALIGNMENTS))
-def test_bad_batches(name: str, source: Tensor, target_domain: Tensor, message: str) -> None:
+def test_log_gradient_where_eigenvalues_are_equal_or_far_apart(eigenvalues: tuple[float, ...]) -> None:
+    # Along a line of covariances A + h D, against the derivative of SciPy's logarithm by differences. A has equal
+    # eigenvalues where eigh's own derivative would divide by zero.
+    rotation, _ = torch.linalg.qr(normal(0, 3, 3))
+    matrix = rotation @ torch.tensor(eigenvalues).double().diag() @ rotation.T
+    direction = rotation @ (normal(1, 3, 3) + normal(1, 3, 3).T) @ rotation.T * min(eigenvalues)
+    source, target_domain = rows_with_covariance(matrix), normal(2, 9, 3)
+    source.requires_grad_()
+    (gradient,) = torch.autograd.grad(log_coral_loss(source, target_domain, 1e-9), source)
+    # The rows move as x + h M x with M A + A Mᵀ = D.
+    move = torch.linalg.solve(matrix, direction).T / 2
+    slope = (gradient * (source.detach() @ move.T)).sum().item()
+
+    def along(step: float) -> float:
+        return numpy_log_coral(source.detach() @ (torch.eye(3) + step * move).T, target_domain, 1e-9)
+
+    assert slope == pytest.approx((along(1e-4) - along(-1e-4)) / 2e-4, rel=1e-5)
+
+
+@given(seeds, sizes, sizes)
+@settings(max_examples=30, deadline=None)
+def test_log_properties(seed: int, num_source: int, num_target: int) -> None:
+    source, target_domain = normal(seed, num_source, 4), normal(seed + 1, num_target, 4)
+    loss = log_coral_loss(source, target_domain).item()
+    order = torch.randperm(num_source, generator=torch.Generator().manual_seed(seed))
+    rotation, _ = torch.linalg.qr(normal(seed + 2, 4, 4))
+    assert loss > 0
+    assert log_coral_loss(source, source).item() == 0
+    assert log_coral_loss(target_domain, source).item() == pytest.approx(loss, rel=1e-9)
+    assert log_coral_loss(source[order], target_domain).item() == pytest.approx(loss, rel=1e-7)
+    assert log_coral_loss(source + 7, target_domain - 3).item() == pytest.approx(loss, rel=1e-6)
+    assert log_coral_loss(30 * source, 30 * target_domain).item() == pytest.approx(loss, rel=1e-7)
+    assert log_coral_loss(source @ rotation, target_domain @ rotation).item() == pytest.approx(loss, rel=1e-7)
+
+
+def test_log_weighs_weak_directions_as_strong_ones() -> None:
+    rows = normal(0, 100, 2)
+    source, scales = rows * torch.tensor([100.0, 1.0]), (torch.tensor([2.0, 1.0]), torch.tensor([1.0, 2.0]))
+    strong, weak = (log_coral_loss(source, source * scale, 1e-12).item() for scale in scales)
+    assert weak == pytest.approx(strong, rel=0.05)
+    assert coral_loss(source, source * scales[0]) > 1e6 * coral_loss(source, source * scales[1])
+
+
+def test_log_with_fewer_rows_than_dimensions_in_float32() -> None:
+    # 40 rows in 256 dimensions: 217 eigenvalues are equal but for rounding.
+    batches = [normal(0, 40, 256), 2 * normal(1, 30, 256) + 1]
+    single = [batch.float().requires_grad_() for batch in batches]
+    double = [batch.clone().requires_grad_() for batch in batches]
+    losses = [log_coral_loss(*pair) for pair in (single, double)]
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-4)
+    for in_single, in_double in zip(
+        torch.autograd.grad(losses[0], single), torch.autograd.grad(losses[1], double), strict=True
+    ):
+        torch.testing.assert_close(in_single.double(), in_double, rtol=0, atol=1e-3 * in_double.abs().max().item())
+
+
+def test_nearly_constant_features_leave_no_huge_gradient() -> None:
+    # 0.1 · 3 / 3 is not 0.1 in float64: what a mean leaves behind must not be taken for a covariance.
+    for dtype in (torch.float32, torch.float64):
+        source = torch.full((3, 5), 0.1, dtype=dtype, requires_grad=True)
+        log_coral_loss(source, torch.full((7, 5), 0.7, dtype=dtype)).backward()
+        assert source.grad is not None
+        assert source.grad.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("regularisation", [0.0, -1.0, float("nan"), float("inf")])
+def test_bad_regularisation(regularisation: float) -> None:
+    message = f"regularisation of log-CORAL is {regularisation}; expected a positive, finite number"
     with pytest.raises(InputError, match=message):
-        ALIGNMENTS[name](2)(source, target_domain)
-
-
-@pytest.mark.parametrize("name", sorted(ALIGNMENTS))
-def test_every_alignment_trains_with_unequal_batches(name: str) -> None:
-    source, target_domain = torch.randn(5, 6, requires_grad=True), (1 + 2 * torch.randn(3, 6)).requires_grad_()
-    loss = ALIGNMENTS[name](6)(source, target_domain)
-    loss.backward()
-    assert loss.shape == ()
-    for batch in (source, target_domain):
-        assert batch.grad is not None
-        assert batch.grad.abs().sum() > 0
+        log_coral_loss(torch.ones(2, 2), torch.ones(2, 2), regularisation)
+    with pytest.raises(InputError, match=message):
+        LogCoralLoss(regularisation)
