@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spkadapt import select
 from spkadapt.backend.adapted import (
     CENTRED,
     COSINE_METHOD,
@@ -20,6 +19,7 @@ from spkadapt.errors import InputError
 from spkadapt.intervals import compare_paired
 from spkadapt.metrics import compute_eer
 from spkadapt.select import Candidate, Choice, choose_backend
+from spkadapt.select import backends as select
 
 DIM, NUM_SPEAKERS, CALLS, PER_CALL = 12, 40, 2, 6
 QUICK = (NO_ADAPTATION, COSINE_METHOD)
