@@ -28,6 +28,7 @@ NUM_FEATURES = 5
 CONFIGS: dict[str, Any] = {
     "dnn": DnnConfig(left_context=2, right_context=1, hidden_dims=(16, 12), embedding_dim=6, frame_subsampling=3),
     "tdnn": TdnnConfig(channels=8, pooled_channels=12, embedding_dim=6),
+    "strided tdnn": TdnnConfig(channels=8, pooled_channels=12, embedding_dim=6, frame_subsampling=3),
     "ecapa": EcapaConfig(channels=16, embedding_dim=6),
     "resnet": ResnetConfig(channels=3, embedding_dim=6),
 }
@@ -35,7 +36,7 @@ CONFIGS: dict[str, Any] = {
 
 def make_backbone(name: str) -> Any:
     """In evaluation mode, its batch normalisation away from where it starts."""
-    backbone = BACKBONES[name][0](NUM_FEATURES, CONFIGS[name])
+    backbone = BACKBONES[name.split()[-1]][0](NUM_FEATURES, CONFIGS[name])
     backbone.train()
     with torch.no_grad():
         for _ in range(3):
@@ -49,7 +50,7 @@ def make_utterances(lengths: list[int]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_shapes_and_gradients(name: str) -> None:
-    backbone = BACKBONES[name][0](NUM_FEATURES, CONFIGS[name]).train()
+    backbone = BACKBONES[name.split()[-1]][0](NUM_FEATURES, CONFIGS[name]).train()
     embeddings = backbone(torch.randn(4, 30, NUM_FEATURES), torch.full((4,), 30))
     assert embeddings.shape == (4, backbone.embedding_dim) == (4, 6)
     assert embeddings.dtype == torch.float32
@@ -59,7 +60,7 @@ def test_shapes_and_gradients(name: str) -> None:
         assert parameter.grad.isfinite().all(), label
 
 
-@pytest.mark.parametrize("name", ["dnn", "tdnn", "resnet"])
+@pytest.mark.parametrize("name", ["dnn", "tdnn", "strided tdnn", "resnet"])
 @settings(max_examples=30, deadline=None)
 @given(lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4), padding=st.integers(0, 20))
 def test_padding_changes_no_embedding(name: str, lengths: list[int], padding: int) -> None:
@@ -84,7 +85,7 @@ def test_embeddings_do_not_depend_on_the_batch(name: str, batch_size: int) -> No
     offsets = torch.tensor([0, *np.cumsum(lengths)])
     store = FeatureStore("store", tuple(map(str, range(9))), offsets, torch.cat(utterances))
     features = FeatureConfig(num_mel_bins=NUM_FEATURES)
-    model = SpeakerModel(ModelDescription(features, None, NUM_FEATURES, name, CONFIGS[name]))
+    model = SpeakerModel(ModelDescription(features, None, NUM_FEATURES, name.split()[-1], CONFIGS[name]))
     model.feature_mean.copy_(torch.randn(NUM_FEATURES))
     model.feature_std.copy_(torch.rand(NUM_FEATURES) + 1)
     model.backbone = make_backbone(name)
@@ -118,7 +119,7 @@ def test_the_order_of_frames_is_seen_and_other_utterances_are_not(name: str) -> 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("length", [1, 2, 4])
 def test_a_few_frames_are_enough(name: str, length: int) -> None:
-    backbone = BACKBONES[name][0](NUM_FEATURES, CONFIGS[name]).train()
+    backbone = BACKBONES[name.split()[-1]][0](NUM_FEATURES, CONFIGS[name]).train()
     features = torch.randn(3, length, NUM_FEATURES, requires_grad=True)
     backbone(features, torch.full((3,), length)).square().sum().backward()
     assert features.grad is not None
