@@ -93,7 +93,7 @@ def score_pair_by_pair(case: Case, rows: np.ndarray, columns: np.ndarray) -> Cal
 
 
 def with_memory(row: Row, call: Callable[[], object]) -> Row:
-    return replace(row, name=f"{row.name} ({peak_growth(call):+.0f} MB)")
+    return replace(row, name=f"{row.name} ({peak_growth(call)[1]:+.0f} MB)")
 
 
 def compare_dense(case: Case, device: str, repeats: int) -> Row:
