@@ -13,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from spkadapt.errors import InputError
 
+_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
 
 @torch.no_grad()
 def adapt_batch_norm(model: nn.Module, batches: Iterable[tuple[Any, ...]]) -> None:
@@ -20,9 +22,10 @@ def adapt_batch_norm(model: nn.Module, batches: Iterable[tuple[Any, ...]]) -> No
 
     The statistics of a layer depend on how the layers before it normalise. They are therefore found one layer
     after another, in the order in which the layers are called, each from all batches with the new statistics of
-    those before it: as many passes as there are layers. So the result depends on the data alone, not on how it was
-    cut into batches, and every layer's output, before its scale and shift, has over all of it a mean of zero and a
-    variance of one (but for the layer's ε). Mean and variance (over n − 1, as PyTorch's) are pooled in float64.
+    those before it: as many passes as there are layers, for which some hundred crops are enough. So the result
+    depends on the data alone, not on how it was cut into batches, and every layer's output, before its scale and
+    shift, has over all of it a mean of zero and a variance of one (but for the layer's ε). Mean and variance (over
+    n − 1, as PyTorch's) are pooled in float64.
 
     Layers that are not called, or keep no statistics, stay as they are. Modes are put back. Padding counts like
     anything else: give crops of one length, or one recording a batch.
@@ -114,7 +117,7 @@ class _PooledStatistics:
         layer.running_var.copy_(self._squares / (self._count - 1))
 
 
-class DomainBatchNorm1d(nn.Module):
+class DomainBatchNorm(nn.Module):
     """Batch normalisation with statistics, scale and shift of its own for each domain (DSBN, Chang et al. 2019).
 
     `use_domains` says which domain a batch, or each of its rows, is of; where nothing is said, it is domain 0.
@@ -123,13 +126,13 @@ class DomainBatchNorm1d(nn.Module):
         norm: what every domain begins with; it is copied.
         num_domains: at least one.
 
-    Shape: `(batch, channels)` or `(batch, channels, frames)` → the same
+    Shape: as of `norm`, `(batch, channels, …)` → the same
 
     Raises:
         InputError: `num_domains` is less than one.
     """
 
-    def __init__(self, norm: nn.BatchNorm1d, num_domains: int = 2) -> None:
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, num_domains: int = 2) -> None:
         super().__init__()
         if num_domains < 1:
             raise InputError(f"num_domains is {num_domains}; expected at least 1")
@@ -161,24 +164,23 @@ class DomainBatchNorm1d(nn.Module):
 
 
 def convert_batch_norm(model: nn.Module, num_domains: int = 2) -> nn.Module:
-    """Give every `BatchNorm1d` of the model a copy for each domain, in place; it computes what it did before.
+    """Give every `BatchNorm1d` and `BatchNorm2d` a copy for each domain, in place; all computes as before.
 
     Returns:
         The model (or, where it is itself such a layer, what takes its place).
 
     Raises:
-        InputError: there is no `BatchNorm1d`, or `num_domains` is less than one.
+        InputError: there is no such layer, or `num_domains` is less than one.
     """
-    if not any(type(module) is nn.BatchNorm1d for module in model.modules()):
-        raise InputError("the model has no BatchNorm1d; there is nothing to convert")
+    if not any(isinstance(module, _KINDS) for module in model.modules()):
+        raise InputError("the model has no batch normalisation; there is nothing to convert")
     return _replace(
-        model,
-        lambda module: DomainBatchNorm1d(module, num_domains) if type(module) is nn.BatchNorm1d else None,
+        model, lambda module: DomainBatchNorm(module, num_domains) if isinstance(module, _KINDS) else None
     )
 
 
 def extract_domain(model: nn.Module, domain: int) -> nn.Module:
-    """A copy of a converted model in which one domain's layers are plain `BatchNorm1d` again.
+    """A copy of a converted model in which one domain's layers are the plain ones again.
 
     Its `state_dict` has the names that it had before `convert_batch_norm`, so that it is saved and loaded as ever.
 
@@ -188,7 +190,7 @@ def extract_domain(model: nn.Module, domain: int) -> nn.Module:
     check_domain(model, domain)
 
     def plain(module: nn.Module) -> nn.Module | None:
-        return module.norms[domain] if isinstance(module, DomainBatchNorm1d) else None
+        return module.norms[domain] if isinstance(module, DomainBatchNorm) else None
 
     return _replace(copy.deepcopy(model), plain)
 
@@ -218,9 +220,9 @@ def use_domains(model: nn.Module, domains: int | Tensor) -> Iterator[None]:
             layer.domains = domain
 
 
-def check_domain(model: nn.Module, domains: int | Tensor) -> list[DomainBatchNorm1d]:
+def check_domain(model: nn.Module, domains: int | Tensor) -> list[DomainBatchNorm]:
     """The layers that keep domains apart; `InputError` where there are none, or none of these domains."""
-    layers = [module for module in model.modules() if isinstance(module, DomainBatchNorm1d)]
+    layers = [module for module in model.modules() if isinstance(module, DomainBatchNorm)]
     if not layers:
         raise InputError("the model keeps no domains apart; convert it with convert_batch_norm")
     lowest, highest = (domains, domains) if isinstance(domains, int) else (int(domains.min()), int(domains.max()))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spkadapt.align.batch_norm import (
-    DomainBatchNorm1d,
+    DomainBatchNorm,
     adapt_batch_norm,
     convert_batch_norm,
     extract_domain,
@@ -152,7 +152,7 @@ def test_a_converted_model_computes_what_it_did(training: bool, domain: int | No
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4)])
 def test_each_row_is_normalised_within_its_domain(shape: tuple[int, ...]) -> None:
-    layer = DomainBatchNorm1d(nn.BatchNorm1d(3), num_domains=3).double()
+    layer = DomainBatchNorm(nn.BatchNorm1d(3), num_domains=3).double()
     plain = [copy.deepcopy(norm) for norm in layer.norms]
     for number, (ours, theirs) in enumerate(zip(layer.norms, plain, strict=True)):
         for norm in (ours, theirs):
@@ -184,7 +184,7 @@ def test_an_extracted_domain_is_a_plain_model() -> None:
     for domain in (0, 1):
         plain = extract_domain(domains, domain)
         assert list(plain.state_dict()) == list(model.state_dict())
-        assert not any(isinstance(module, DomainBatchNorm1d) or module.training for module in plain.modules())
+        assert not any(isinstance(module, DomainBatchNorm) or module.training for module in plain.modules())
         again = network(7).eval()
         again.load_state_dict(plain.state_dict())
         batch = normal(40, 5, 4, 7)
@@ -198,9 +198,17 @@ def test_an_extracted_domain_is_a_plain_model() -> None:
 
 def test_a_layer_alone_is_converted_too() -> None:
     layer = convert_batch_norm(nn.BatchNorm1d(3), 4)
-    assert isinstance(layer, DomainBatchNorm1d)
+    assert isinstance(layer, DomainBatchNorm)
     assert len(layer.norms) == 4
     assert type(extract_domain(layer, 3)) is nn.BatchNorm1d
+
+
+def test_images_are_normalised_by_domain_too() -> None:
+    layer, batch = convert_batch_norm(nn.BatchNorm2d(3)), torch.randn(5, 3, 4, 2)
+    with use_domains(layer, torch.tensor([0, 1, 0, 1, 0])):
+        output = layer(batch)
+    for rows in ([0, 2, 4], [1, 3]):
+        torch.testing.assert_close(output[rows], nn.BatchNorm2d(3)(batch[rows]))
 
 
 def test_domains_are_put_back() -> None:
@@ -212,14 +220,14 @@ def test_domains_are_put_back() -> None:
         use_domains(domains, torch.tensor([0, 1, 1])),
     ):
         domains(normal(0, 6, 4, 7))
-    assert all(m.domains == 0 for m in domains.modules() if isinstance(m, DomainBatchNorm1d))
+    assert all(m.domains == 0 for m in domains.modules() if isinstance(m, DomainBatchNorm))
 
 
 def test_bad_arguments() -> None:
     model, domains = converted()
     with pytest.raises(InputError, match="num_domains is 0; expected at least 1"):
         convert_batch_norm(model, 0)
-    with pytest.raises(InputError, match="the model has no BatchNorm1d; there is nothing to convert"):
+    with pytest.raises(InputError, match="the model has no batch normalisation; there is nothing to convert"):
         convert_batch_norm(nn.Linear(2, 2))
 
     def enter(model: nn.Module, which: int | Tensor) -> None:
