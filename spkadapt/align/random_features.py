@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from spkadapt.align.first_order import attach_gradient, needs_gradient
+from spkadapt.align.kernel_blocks import BLOCK_ROWS
 from spkadapt.align.mmd import centred_rows, check_bandwidths, choose_bandwidths
 from spkadapt.align.pair import check_pair
 from spkadapt.errors import InputError
@@ -38,8 +40,9 @@ def random_feature_mmd_loss(
     This is the V-statistic of the kernel mean over j of cos(ω_j·(x − y)), whose expectation over w_j ~ N(0, I) is
     exp(−‖x − y‖² / γ) and whose standard deviation is at most (2 D)^−½. The frequencies take the bandwidths of
     `mmd_loss` in turn, so that the mixture has its kernel. The cost is n · dim · D, linear in the rows, in which
-    that of `mmd_loss` is quadratic. Never negative, zero when the batches are equal; it can be differentiated any
-    number of times, the bandwidths being constants. Computed in at least float32 whatever the input and autocast.
+    that of `mmd_loss` is quadratic; the features are formed in blocks. Never negative, and zero when the batches
+    are equal. The gradient takes the bandwidths as constants; there is no second derivative. Computed in at least
+    float32 whatever the input and autocast.
 
     Args:
         source: `(num_source, dim)`.
@@ -53,6 +56,7 @@ def random_feature_mmd_loss(
     Raises:
         InputError: a batch is not `(batch, dim)` or is empty, the two differ in `dim`, the frequencies have
             another `dim` or are fewer than the bandwidths, or a bandwidth is not positive.
+        RuntimeError: on the way back under `create_graph`.
     """
     source, target_domain = check_pair(source, target_domain)
     check_bandwidths(bandwidths)
@@ -68,12 +72,45 @@ def random_feature_mmd_loss(
         if num_frequencies < len(gammas):
             raise InputError(f"{num_frequencies} frequencies for {len(gammas)} bandwidths; expected one of each")
         turn = torch.arange(num_frequencies, device=rows.device) % len(gammas)
-        phases = rows @ (frequencies.to(rows.dtype) * (2 / gammas[turn]).sqrt())
-        features = [wave.split([len(source), len(target_domain)]) for wave in (phases.cos(), phases.sin())]
-        return sum(
-            ((first.mean(dim=0) - second.mean(dim=0)).square().mean() for first, second in features),
-            start=rows.new_zeros(()),
-        )
+        return _mean_distance(rows, len(source), frequencies.detach().to(rows.dtype) * (2 / gammas[turn]).sqrt())
+
+
+def _mean_distance(rows: Tensor, num_source: int, omega: Tensor) -> Tensor:
+    """‖mean φ(s) − mean φ(t)‖² and its gradient, in blocks of rows: no feature of a whole batch is held.
+
+    With c_j and s_j the differences of the mean cosines and sines, a source row's gradient is
+    2 / (D n_s) Σ_j (s_j cos(ω_j·x) − c_j sin(ω_j·x)) ω_j.
+    """
+    source, target_domain = rows.detach().split([num_source, len(rows) - num_source])
+    (cos_s, sin_s), (cos_t, sin_t) = _mean_waves(source, omega), _mean_waves(target_domain, omega)
+    cosine, sine = cos_s - cos_t, sin_s - sin_t
+    value = (cosine.square() + sine.square()).mean()
+    if not needs_gradient(rows):
+        return value
+    halves = [
+        _gradient_of_mean(source, omega, cosine, sine) / len(source),
+        _gradient_of_mean(target_domain, omega, cosine, sine) / -len(target_domain),
+    ]
+    return attach_gradient("random_feature_mmd_loss", value, [rows], [torch.cat(halves)])
+
+
+def _mean_waves(batch: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
+    """The means over rows of cos(ω_j·x) and of sin(ω_j·x), each `(num_frequencies,)`."""
+    cosine, sine = (omega.new_zeros(omega.shape[1]) for _ in range(2))
+    for block in batch.split(BLOCK_ROWS):
+        phases = block @ omega
+        cosine += phases.cos().sum(dim=0)
+        sine += phases.sin().sum(dim=0)
+    return cosine / len(batch), sine / len(batch)
+
+
+def _gradient_of_mean(batch: Tensor, omega: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """2 / D Σ_j (s_j cos(ω_j·x) − c_j sin(ω_j·x)) ω_j of each row x."""
+    gradient = torch.empty_like(batch)
+    for block, out in zip(batch.split(BLOCK_ROWS), gradient.split(BLOCK_ROWS), strict=True):
+        phases = block @ omega
+        torch.matmul(phases.cos() * sine - phases.sin() * cosine, omega.T, out=out)
+    return gradient.mul_(2 / omega.shape[1])
 
 
 class RandomFeatureMmdLoss(nn.Module):

@@ -128,7 +128,6 @@ CASES = {
         RandomFeatureMmdLoss(DIM, 20, [2.0], seed=3),
         random_feature(),
         RandomFeatureMmdLoss(DIM, 20, seed=3),
-        first_order=False,
     ),
     "lmmd": Case(
         with_probabilities(lambda *a: lmmd_loss(*a, bandwidths=[2.0])),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from spkadapt.align import random_features
 from spkadapt.align.mmd import mmd_loss
 from spkadapt.align.random_features import RandomFeatureMmdLoss, draw_frequencies, random_feature_mmd_loss
 from spkadapt.errors import InputError
@@ -38,8 +39,12 @@ def direct_mmd(source: Tensor, target_domain: Tensor, frequencies: Tensor, bandw
     return mean(source, source) + mean(target_domain, target_domain) - 2 * mean(source, target_domain)
 
 
+@pytest.mark.parametrize("block_rows", [1, 3, 1024])
 @pytest.mark.parametrize("bandwidths", [[2.0], [0.7, 3.0, 5.0]])
-def test_value_and_gradient_equal_the_definition(bandwidths: list[float]) -> None:
+def test_value_and_gradient_equal_the_definition(
+    monkeypatch: pytest.MonkeyPatch, block_rows: int, bandwidths: list[float]
+) -> None:
+    monkeypatch.setattr(random_features, "BLOCK_ROWS", block_rows)
     frequencies = normal(2, 3, 7)
     pairs, twins = (
         [(normal(0, 4, 3) + 20).requires_grad_(), (2 * normal(1, 5, 3) + 21).requires_grad_()] for _ in range(2)
