@@ -59,6 +59,49 @@ class DomainClassifier(nn.Module):
         """Embeddings `(batch, dim)` → logits `(batch,)` of belonging to the target domain."""
         return self.output(F.relu(self.hidden(embeddings))).squeeze(1)
 
+    def slopes(self, embeddings: Tensor) -> Tensor:
+        """The derivative of each logit in its own embedding, `(batch, dim)` → `(batch, dim)`.
+
+        Written out, so that a loss of it needs no second backward pass, and can be had without a graph.
+        """
+        is_active = (self.hidden(embeddings) > 0).to(self.output.weight.dtype)
+        return (is_active * self.output.weight) @ self.hidden.weight
+
+
+def domain_cross_entropy(
+    source_logits: Tensor,
+    target_logits: Tensor,
+    source_weights: Tensor | None = None,
+    target_weights: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy of the logits of belonging to the target domain; each domain weighs half, whatever its size.
+
+        L = ½ Σ_s w_s log(1 + exp(logit_s)) / Σ w_s + ½ Σ_t w_t log(1 + exp(−logit_t)) / Σ w_t
+
+    Shape:
+        source_logits, source_weights: `(num_source,)`; without weights, all rows weigh the same
+        target_logits, target_weights: `(num_target,)`
+        returns a scalar
+    """
+    sides = (F.softplus(source_logits), source_weights), (F.softplus(-target_logits), target_weights)
+    means = [
+        costs.mean() if weights is None else (weights * costs).sum() / weights.sum() for costs, weights in sides
+    ]
+    return (means[0] + means[1]) / 2
+
+
+def check_width(rows: Tensor, classifier: DomainClassifier) -> None:
+    """Raise `InputError` unless the rows are as wide as what the classifier takes."""
+    num_inputs = classifier.hidden.in_features
+    if rows.shape[1] != num_inputs:
+        raise InputError(f"embeddings have dim {rows.shape[1]}; the domain classifier has {num_inputs}")
+
+
+def check_reversal(scale: float) -> None:
+    """Raise `InputError` unless `scale` of a reversed gradient is a number of zero or more."""
+    if not scale >= 0:
+        raise InputError(f"scale of the reversed gradient is {scale}; expected zero or more")
+
 
 class DomainAdversarialLoss(nn.Module):
     """Cross-entropy of a domain classifier behind a gradient reversal (DANN, Ganin & Lempitsky 2015).
@@ -80,8 +123,7 @@ class DomainAdversarialLoss(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int = 256, scale: float = 1.0) -> None:
         super().__init__()
-        if not scale >= 0:
-            raise InputError(f"scale of the reversed gradient is {scale}; expected zero or more")
+        check_reversal(scale)
         self.classifier = DomainClassifier(dim, hidden_dim)
         self.scale = scale
 
@@ -91,9 +133,7 @@ class DomainAdversarialLoss(nn.Module):
         Raises:
             InputError: a batch is not `(batch, dim)` or is empty, or its `dim` is not the classifier's.
         """
-        source_logits, target_logits = self._logits(source, target_domain)
-        # −log(1 − p) and −log p of a logit, without forming p.
-        return (F.softplus(source_logits).mean() + F.softplus(-target_logits).mean()) / 2
+        return domain_cross_entropy(*self._logits(source, target_domain))
 
     @torch.no_grad()
     def accuracy(self, source: Tensor, target_domain: Tensor) -> float:
@@ -103,10 +143,8 @@ class DomainAdversarialLoss(nn.Module):
 
     def _logits(self, source: Tensor, target_domain: Tensor) -> tuple[Tensor, Tensor]:
         source, target_domain = check_pair(source, target_domain)
-        weight = self.classifier.hidden.weight
-        if source.shape[1] != weight.shape[1]:
-            raise InputError(f"embeddings have dim {source.shape[1]}; the domain classifier has {weight.shape[1]}")
+        check_width(source, self.classifier)
         with torch.autocast(source.device.type, enabled=False):
-            rows = torch.cat([source, target_domain]).to(weight.dtype)
+            rows = torch.cat([source, target_domain]).to(self.classifier.hidden.weight.dtype)
             logits = self.classifier(reverse_gradient(rows, self.scale))
         return logits[: len(source)], logits[len(source) :]

@@ -89,8 +89,8 @@ def max_sliced_wasserstein_loss(
     What differs in a single direction among many is as large here as it is, where the mean over directions divides
     it by dim. The maximum is sought from the best of `projections` by steps towards M θ / ‖M θ‖, M the second
     moment of the differences that θ couples, all the way or, after a step that led down, half as far: towards a
-    local maximum, a lower bound of the highest. Precision and memory are as in `sliced_wasserstein_loss`, and so is
-    the gradient, to which the direction is a constant.
+    local maximum, a lower bound of the highest. The direction is a constant to the gradient. All else is as in
+    `sliced_wasserstein_loss`.
 
     Shape:
         source: `(num_source, dim)`
