@@ -12,6 +12,7 @@ from spkadapt.backend.discriminative import DiscriminativePlda
 from spkadapt.backend.heavy_tailed import HeavyTailedPlda
 from spkadapt.backend.lda import Lda
 from spkadapt.backend.nap import Nap
+from spkadapt.backend.neural_plda import NeuralPlda
 from spkadapt.backend.normalise import LengthNormalisation, MeanSubtraction, length_normalise
 from spkadapt.backend.plda import Plda
 from spkadapt.backend.score_norm import NormalisedScorer
@@ -30,6 +31,7 @@ __all__ = [
     "LengthNormalisation",
     "MeanSubtraction",
     "Nap",
+    "NeuralPlda",
     "NormalisedScorer",
     "Plda",
     "Psda",

@@ -11,6 +11,7 @@ from spkadapt.backend.discriminative import DiscriminativePlda
 from spkadapt.backend.heavy_tailed import HeavyTailedPlda
 from spkadapt.backend.lda import Lda
 from spkadapt.backend.nap import Nap
+from spkadapt.backend.neural_plda import NeuralPlda
 from spkadapt.backend.normalise import LengthNormalisation, MeanSubtraction
 from spkadapt.backend.plda import Plda
 from spkadapt.backend.score_norm import NormalisedScorer
@@ -31,6 +32,7 @@ ESTIMATORS: dict[str, type[Any]] = {
         LengthNormalisation,
         MeanSubtraction,
         Nap,
+        NeuralPlda,
         NormalisedScorer,
         Plda,
         Psda,

@@ -28,6 +28,7 @@ from spkadapt.backend.cosine import CosineScorer
 from spkadapt.backend.cosine_projection import CosineProjection
 from spkadapt.backend.discriminative import DiscriminativePlda
 from spkadapt.backend.heavy_tailed import HeavyTailedPlda
+from spkadapt.backend.neural_plda import NeuralPlda
 from spkadapt.backend.registry import ESTIMATORS
 from spkadapt.backend.score_norm import NormalisedScorer
 from spkadapt.backend.scorer import Scorer
@@ -59,6 +60,7 @@ SCORERS: dict[str, Callable[[], Scorer]] = {
     "CosineScorer": CosineScorer,
     "DiscriminativePlda": lambda: DiscriminativePlda(num_iterations=3).fit(EMBEDDINGS, SPEAKERS),
     "HeavyTailedPlda": lambda: HeavyTailedPlda(speaker_dim=3, degrees_of_freedom=np.inf).fit(EMBEDDINGS, SPEAKERS),
+    "NeuralPlda": lambda: NeuralPlda(num_iterations=3).fit(EMBEDDINGS, SPEAKERS),
     "NormalisedScorer": lambda: NormalisedScorer(CosineScorer(), "as-norm", 5).fit(EMBEDDINGS[:20]),
     "Plda": lambda: Plda(shrinkage=0.1).fit(EMBEDDINGS, SPEAKERS),
     "Psda": lambda: Psda(num_iterations=20).fit(EMBEDDINGS, SPEAKERS),
