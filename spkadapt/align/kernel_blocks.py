@@ -34,12 +34,9 @@ class PairKernel:
     function: Callable[[Tensor], tuple[Tensor, Tensor]]
     of_products: bool = False
 
-    def of_blocks(self, left: Tensor, right: Tensor, same: bool) -> tuple[Tensor, Tensor]:
-        """Kernel and derivative of every row of `left` with every row of `right`; `same` if they are one block."""
-        if self.of_products:
-            return self.function(left @ right.T)
-        distances = squared_distances(left, right)
-        return self.function(distances.fill_diagonal_(0) if same else distances)
+    def of_blocks(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Kernel and derivative of every row of `left` with every row of `right`."""
+        return self.function(left @ right.T if self.of_products else squared_distances(left, right))
 
     def add_gradient(self, gradient: Tensor, first: slice, left: Tensor, right: Tensor, slope: Tensor) -> None:
         """Add Σ_j w_ij ∂k(x_i, x_j)/∂x_i, twice for the mirrored pair, to rows `first`; `slope` is w · k'."""
@@ -151,7 +148,7 @@ def _add_block(
     first, second = pair
     same = first == second
     sides = [(rows[first], rows[second]) for rows in layers]
-    terms = [kernel.of_blocks(left, right, same) for kernel, (left, right) in zip(kernels, sides, strict=True)]
+    terms = [kernel.of_blocks(left, right) for kernel, (left, right) in zip(kernels, sides, strict=True)]
     values = [value for value, _ in terms]
     for index, gradient in enumerate(gradients):
         others = values[:index] + values[index + 1 :]

@@ -11,6 +11,7 @@ from scipy.linalg import logm
 from torch import Tensor
 
 from spkadapt.align.coral import CoralLoss, LogCoralLoss, coral_loss, log_coral_loss
+from spkadapt.align.linear_algebra import covariance
 from spkadapt.errors import InputError
 
 seeds = st.integers(0, 2**31)
@@ -139,7 +140,7 @@ def test_log_of_commuting_covariances_in_closed_form() -> None:
 
 
 @pytest.mark.parametrize(
-    "eigenvalues", [(1.0, 1.0, 1.0), (1.0, 1.0, 2.0), (1.0, 1.0 + 1e-9, 2.0), (1e-2, 1.0, 1e2)]
+    "eigenvalues", [(1.0, 1.0, 1.0), (1.0, 1.0, 2.0), (1.0, 1.0 + 1e-13, 2.0), (1e-2, 1.0, 1e2)]
 )
 def test_log_gradient_where_eigenvalues_are_equal_or_far_apart(eigenvalues: tuple[float, ...]) -> None:
     # Along a line of covariances A + h D, against the derivative of SciPy's logarithm by differences. A has equal
@@ -195,6 +196,22 @@ def test_log_with_fewer_rows_than_dimensions_in_float32() -> None:
         torch.autograd.grad(losses[0], single), torch.autograd.grad(losses[1], double), strict=True
     ):
         torch.testing.assert_close(in_single.double(), in_double, rtol=0, atol=1e-3 * in_double.abs().max().item())
+
+
+def test_log_without_regularisation_to_speak_of_is_finite() -> None:
+    # Rounding leaves some eigenvalues of a covariance of rank 3 below zero.
+    source, target_domain = (normal(i, 4, 30).float().requires_grad_() for i in range(2))
+    loss = log_coral_loss(source, target_domain, 1e-30)
+    loss.backward()
+    assert loss.isfinite()
+    for batch in (source, target_domain):
+        assert batch.grad is not None
+        assert batch.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("num_rows", [3, 5, 6, 7, 11, 100])
+def test_covariance_of_constant_float32_rows_is_exactly_zero(num_rows: int) -> None:
+    assert not covariance(normal(0, 200).float().repeat(num_rows, 1)).any()
 
 
 def test_nearly_constant_features_leave_no_huge_gradient() -> None:

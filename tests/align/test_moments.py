@@ -150,6 +150,17 @@ def test_high_moments_do_not_vanish_in_float32() -> None:
     assert homm_loss(source.float(), target_domain.float()).item() == pytest.approx(exact, rel=1e-4)
 
 
+def test_moments_whose_squares_float32_cannot_hold() -> None:
+    # Of coordinates of 1e4 the fifth moment is 1e20.
+    source, target_domain = 1e4 * normal(0, 30, 3), 1e4 * normal(1, 20, 3).exp()
+    rows = source.float().requires_grad_()
+    loss = cmd_loss(rows, target_domain.float())
+    loss.backward()
+    assert loss.item() == pytest.approx(cmd_loss(source, target_domain).item(), rel=1e-5)
+    assert rows.grad is not None
+    assert rows.grad.isfinite().all()
+
+
 def test_bad_arguments() -> None:
     one = torch.ones(2, 2)
     message = "num_moments of the central moment discrepancy is 0; expected at least 1"
