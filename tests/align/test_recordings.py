@@ -140,6 +140,20 @@ def test_invariances(loss: Callable[..., Tensor], seed: int) -> None:
         assert loss(embeddings[order], recordings[order]).item() == pytest.approx(value, rel=1e-9)
 
 
+@pytest.mark.parametrize("loss", [*LOSSES, "prototypes"])
+def test_a_recording_is_never_left_out_of_its_own(loss: Callable[..., Tensor] | str) -> None:
+    embeddings, recordings = normal(0, 12, 4), torch.arange(12) % 4
+    if loss == "prototypes":
+        loss = RecordingPrototypes(4, 4)
+        loss.update(embeddings, recordings)
+    similar = random_pairs(0, 4)
+    assert similar.any()
+    with_itself = similar | torch.eye(4, dtype=torch.bool)
+    assert torch.equal(
+        loss(embeddings, recordings, similar=with_itself), loss(embeddings, recordings, similar=similar)
+    )
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_descending_it_gathers_recordings(loss: Callable[..., Tensor]) -> None:
     embeddings, recordings = normal(0, 20, 6).requires_grad_(), torch.arange(5).repeat(4)

@@ -69,6 +69,20 @@ def test_first_centres_are_drawn_by_distance() -> None:
     assert abs(share - 2 / 3) < 5 * np.sqrt(2 / 9 / len(seconds))  # five standard errors
 
 
+def test_a_centre_is_drawn_by_distance_from_the_nearest_before() -> None:
+    # With x and −x drawn, y is at 2 from both, and z, of which 1 − cos to x is 0.02, at 0.04: drawn 50 : 1.
+    near = np.array([0.98, np.sqrt(1 - 0.98**2)])
+    directions = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, -1.0], near])
+    generator = np.random.default_rng(0)
+    thirds = []
+    while len(thirds) < 500:
+        centres = kmeans._draw_centres(directions, 3, generator)
+        if {tuple(centre) for centre in centres[:2]} == {(1.0, 0.0), (-1.0, 0.0)}:
+            thirds.append(centres[2].tolist())
+    share = thirds.count([0.0, -1.0]) / len(thirds)
+    assert abs(share - 50 / 51) < 5 * np.sqrt(50 / 51**2 / len(thirds))
+
+
 def test_equal_rows() -> None:
     assert cluster_kmeans(np.ones((4, 2)), 4).tolist() == [0, 1, 2, 3]
     assert cluster_kmeans(np.ones((4, 2)), 1).tolist() == [0, 0, 0, 0]
@@ -80,8 +94,8 @@ def test_an_empty_cluster_takes_the_row_that_fits_worst() -> None:
     cosines = np.array([[0.9, 0.1, -1.0], [0.2, 0.1, -1.0], [0.8, 0.7, -1.0], [0.0, 0.3, -1.0]])
     assert kmeans._fill_empty(cosines).tolist() == [0, 2, 0, 1]
     # The worst of all is alone in its cluster, which would then be empty in turn.
-    cosines = np.array([[0.9, 0.1, -1.0], [0.5, 0.1, -1.0], [0.0, 0.1, -1.0]])
-    assert kmeans._fill_empty(cosines).tolist() == [0, 2, 1]
+    cosines = np.array([[-1.0, 0.9, 0.1], [-1.0, 0.5, 0.1], [-1.0, 0.0, 0.1]])
+    assert kmeans._fill_empty(cosines).tolist() == [1, 0, 2]
 
 
 def test_bad_arguments() -> None:
