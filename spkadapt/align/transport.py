@@ -31,9 +31,7 @@ def draw_projections(dim: int, num_projections: int, generator: torch.Generator 
     Raises:
         InputError: a size is less than one.
     """
-    for name, value in (("dim", dim), ("num_projections", num_projections)):
-        if value < 1:
-            raise InputError(f"{name} of the projections is {value}; expected at least 1")
+    _check_sizes(dim=dim, num_projections=num_projections)
     return unit(torch.randn(num_projections, dim, generator=generator))
 
 
@@ -283,6 +281,12 @@ def _directions(rows: Tensor, projections: Tensor) -> Tensor:
     return unit(projections.detach().to(rows))
 
 
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if value < 1:
+            raise InputError(f"{name} of the projections is {value}; expected at least 1")
+
+
 def _check_steps(num_steps: int) -> None:
     if num_steps < 0:
         raise InputError(f"num_steps of the max-sliced distance is {num_steps}; expected zero or more")
@@ -298,22 +302,21 @@ def _check_sinkhorn(epsilon: float, num_iterations: int, tolerance: float) -> No
 class SlicedWassersteinLoss(nn.Module):
     """`sliced_wasserstein_loss` along directions drawn anew at every call.
 
-    They come from torch's default generator on the CPU, or from `generator`, and are the same on every device.
+    They come from torch's default generator on the CPU, which a training loop seeds, the same on every device.
 
     Raises:
         InputError: `num_projections` is less than one.
     """
 
-    def __init__(self, num_projections: int = 128, generator: torch.Generator | None = None) -> None:
+    def __init__(self, num_projections: int = 128) -> None:
         super().__init__()
-        draw_projections(1, num_projections, torch.Generator())
+        _check_sizes(num_projections=num_projections)
         self.num_projections = num_projections
-        self.generator = generator
 
     def forward(self, source: Tensor, target_domain: Tensor) -> Tensor:
         """`(num_source, dim)`, `(num_target, dim)` → scalar loss."""
         source, target_domain = check_pair(source, target_domain)
-        projections = draw_projections(source.shape[1], self.num_projections, self.generator)
+        projections = draw_projections(source.shape[1], self.num_projections)
         return sliced_wasserstein_loss(source, target_domain, projections)
 
 
@@ -324,20 +327,17 @@ class MaxSlicedWassersteinLoss(nn.Module):
         InputError: `num_projections` is less than one, or `num_steps` negative.
     """
 
-    def __init__(
-        self, num_projections: int = 16, num_steps: int = 10, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, num_projections: int = 16, num_steps: int = 10) -> None:
         super().__init__()
-        draw_projections(1, num_projections, torch.Generator())
+        _check_sizes(num_projections=num_projections)
         _check_steps(num_steps)
         self.num_projections = num_projections
         self.num_steps = num_steps
-        self.generator = generator
 
     def forward(self, source: Tensor, target_domain: Tensor) -> Tensor:
         """`(num_source, dim)`, `(num_target, dim)` → scalar loss."""
         source, target_domain = check_pair(source, target_domain)
-        projections = draw_projections(source.shape[1], self.num_projections, self.generator)
+        projections = draw_projections(source.shape[1], self.num_projections)
         return max_sliced_wasserstein_loss(source, target_domain, projections, self.num_steps)
 
 
