@@ -141,9 +141,10 @@ def converted() -> tuple[nn.Module, nn.Module]:
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("domain", [None, 0, 1])
 def test_a_converted_model_computes_what_it_did(training: bool, domain: int | None) -> None:
-    model, domains = converted()
-    for one in (model, domains):
-        one.train(training).dropout.eval()
+    model = network().train(training)
+    model.dropout.eval()
+    domains = convert_batch_norm(copy.deepcopy(model))
+    assert {module.training for module in domains.first.modules()} == {training}
     batch = normal(0, 6, 4, 7)
     with nullcontext() if domain is None else use_domains(domains, domain):
         assert torch.equal(domains(batch), model(batch))
