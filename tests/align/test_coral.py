@@ -140,7 +140,7 @@ def test_log_of_commuting_covariances_in_closed_form() -> None:
 
 
 @pytest.mark.parametrize(
-    "eigenvalues", [(1.0, 1.0, 1.0), (1.0, 1.0, 2.0), (1.0, 1.0 + 1e-13, 2.0), (1e-2, 1.0, 1e2)]
+    "eigenvalues", [(1.0, 1.0, 1.0), (1.0, 1.0, 2.0), (1.7, 1.7 + 1e-13, 3.0), (1e-2, 1.0, 1e2)]
 )
 def test_log_gradient_where_eigenvalues_are_equal_or_far_apart(eigenvalues: tuple[float, ...]) -> None:
     # Along a line of covariances A + h D, against the derivative of SciPy's logarithm by differences. A has equal

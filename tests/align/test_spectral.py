@@ -153,6 +153,14 @@ def test_nuclear_norm_gradient_is_finite_in_corners(dtype: torch.dtype, corner: 
     assert largest == pytest.approx(1 / len(probabilities), rel=2e-2)
 
 
+def test_nuclear_norm_gradient_beyond_the_rank_is_zero() -> None:
+    # Rank one: u = 1 / √12 and v = 1 / √3 alone, whatever vectors a decomposition adds.
+    probabilities = torch.full((12, 3), 1 / 3).requires_grad_()
+    batch_nuclear_norm_loss(probabilities).backward()
+    assert probabilities.grad is not None
+    torch.testing.assert_close(probabilities.grad, torch.full((12, 3), -1 / 12 / 6))
+
+
 def test_nuclear_norm_module_autocast_and_second_derivative() -> None:
     probabilities = normal(0, 5, 4).float().softmax(dim=1).requires_grad_()
     loss = batch_nuclear_norm_loss(probabilities)
