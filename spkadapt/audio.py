@@ -6,6 +6,7 @@ A recording must have one channel, and a rate no lower than the one asked for.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 from torchaudio.functional import resample
 
-from spkadapt.errors import InputError
+from spkadapt.errors import InputError, suggest
 
 # Segment times are usually written in whole milliseconds, so an end may overshoot by that much and mean the end.
 _ROUNDING_SECONDS = 0.001
@@ -70,6 +72,24 @@ def load_audio(
         first, last = _sample_range(file, path, start, duration)
         waveform = _decode(file, path, first, last)
     return waveform if file_rate == sample_rate else _downsample(waveform, file_rate, sample_rate)
+
+
+def recode(waveform: np.ndarray, sample_rate: int, codec: str) -> np.ndarray:
+    """Encode by one of libsndfile's codecs, such as `GSM610`, in memory, and decode again.
+
+    Shape: `(samples,)`, full scale ±1 → `(samples,)`, float32.
+
+    Raises:
+        InputError: libsndfile has no such codec for WAV.
+    """
+    if not soundfile.check_format("WAV", codec):
+        raise InputError(f'there is no codec "{codec}"; {suggest(codec, soundfile.available_subtypes("WAV"))}')
+    encoded = io.BytesIO()
+    soundfile.write(encoded, waveform, sample_rate, format="WAV", subtype=codec)
+    encoded.seek(0)
+    decoded, _ = soundfile.read(encoded, dtype="float32")
+    # Codecs with frames fill up the last one.
+    return decoded[: len(waveform)]
 
 
 def check_audio(

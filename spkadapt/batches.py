@@ -7,7 +7,8 @@ never shifts what is drawn from the source domain.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,17 +26,104 @@ def step_generator(seed: int, stream: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state) >> 1)
 
 
-def crop_frames(
-    store: FeatureStore, rows: torch.Tensor, num_frames: int, generator: torch.Generator
-) -> torch.Tensor:
-    """A random crop of each utterance; one shorter than the crop is repeated from its start.
+@dataclass(frozen=True, eq=False)
+class SourceBatch:
+    """Labelled crops.
 
-    Shape: rows `(batch,)` → `(batch, num_frames, num_features)`.
+    Attributes:
+        features: `(batch, num_frames, num_features)`.
+        speakers: `(batch,)`, numbers in the order of `SourceBatches.speaker_ids`.
+        domains: `(batch,)`, numbers of the recording conditions; all zero where none is known.
+    """
+
+    features: torch.Tensor
+    speakers: torch.Tensor
+    domains: torch.Tensor
+
+    def to(self, device: str) -> SourceBatch:
+        """The same on another device."""
+        return SourceBatch(self.features.to(device), self.speakers.to(device), self.domains.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class TargetDomainBatch:
+    """Unlabelled crops, two by two of one recording session.
+
+    Attributes:
+        features: `(batch, num_frames, num_features)`.
+        recordings: `(batch,)`, numbers of the sessions; crops of one share a speaker.
+    """
+
+    features: torch.Tensor
+    recordings: torch.Tensor
+
+    def to(self, device: str) -> TargetDomainBatch:
+        """The same on another device."""
+        return TargetDomainBatch(self.features.to(device), self.recordings.to(device))
+
+
+class _Crops:
+    """Random crops of the utterances of groups.
+
+    Args:
+        voices: for each voice that the utterances are to be had in, as they were recorded first, the features;
+            where there are several, they are of the same utterances through other channels, and each crop is of
+            any of them alike.
+        utterance_ids: of the utterances.
+        groups: the number of each one's group; those of another voice are groups of their own, numbered on.
+        num_frames: frames a crop.
+    """
+
+    def __init__(
+        self,
+        voices: Sequence[Sequence[FeatureStore]],
+        utterance_ids: Sequence[str],
+        groups: np.ndarray,
+        num_frames: int,
+    ) -> None:
+        self._num_frames, self._num_utterances = num_frames, len(utterance_ids)
+        self._versions = [[(store, store.rows(utterance_ids)) for store in stores] for stores in voices]
+        self.groups = np.concatenate([groups + voice * (groups.max() + 1) for voice in range(len(voices))])
+        self._members = [np.flatnonzero(self.groups == number) for number in range(int(self.groups.max()) + 1)]
+
+    def draw(
+        self, num_groups: int, num_each: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Crops and their places, utterances of one voice after another.
+
+        All groups come once before any comes twice.
+
+        Shape: `(num_groups * num_each, num_frames, num_features)`, `(num_groups * num_each,)`, a group's in a row.
+        """
+        rounds = -(-num_groups // len(self._members))
+        order = [torch.randperm(len(self._members), generator=generator) for _ in range(rounds)]
+        groups = torch.cat(order)[:num_groups].repeat_interleave(num_each)
+        draws = torch.rand(len(groups), generator=generator, dtype=torch.float64).tolist()
+        chosen = [self._members[group] for group in groups.tolist()]
+        places = torch.tensor([int(own[int(draw * len(own))]) for own, draw in zip(chosen, draws, strict=True)])
+        version = torch.rand(len(places), generator=generator, dtype=torch.float64)
+        starts = torch.rand(len(places), generator=generator, dtype=torch.float64)
+        first, _ = self._versions[0][0]
+        crops = first.frames.new_empty(len(places), self._num_frames, first.num_features)
+        for voice, versions in enumerate(self._versions):
+            for number, (store, rows) in enumerate(versions):
+                mine = (places // self._num_utterances == voice) & ((version * len(versions)).long() == number)
+                of_mine = rows[places[mine] % self._num_utterances]
+                crops[mine] = cut_frames(store, of_mine, self._num_frames, starts[mine])
+        return crops, places
+
+
+def cut_frames(store: FeatureStore, rows: torch.Tensor, num_frames: int, starts: torch.Tensor) -> torch.Tensor:
+    """A crop of each utterance; one shorter than the crop is repeated from its start.
+
+    Args:
+        starts: where each crop begins, from 0, as early as can be, to below 1.
+
+    Shape: rows and starts `(batch,)` → `(batch, num_frames, num_features)`.
     """
     lengths = store.lengths[rows]
     room = (lengths - num_frames).clamp_min(0) + 1
-    starts = (torch.rand(len(rows), generator=generator, dtype=torch.float64) * room).long()
-    within = (starts[:, None] + torch.arange(num_frames)) % lengths[:, None]
+    within = ((starts * room).long()[:, None] + torch.arange(num_frames)) % lengths[:, None]
     return store.frames[store.offsets[rows][:, None] + within]
 
 
@@ -43,70 +131,97 @@ class SourceBatches:
     """Labelled crops of the source domain, balanced over speakers.
 
     Each batch has `batch_size` crops. Speakers are drawn without replacement (all of them once before any
-    comes twice), and one utterance of each uniformly.
+    comes twice), and of each `crops_per_speaker` crops of any of its utterances.
 
     Args:
-        store: the features.
-        manifest: labelled utterances, all of them in the store.
+        stores: the features, and those of the same utterances through simulated channels, if any.
+        manifest: labelled utterances, all of them in each store.
         batch_size: crops a batch.
         num_frames: frames a crop.
         seed: decides all draws.
+        crops_per_speaker: more than one where a term looks at how the crops of one speaker differ.
 
     Raises:
         InputError: fewer than two speakers.
     """
 
     def __init__(
-        self, store: FeatureStore, manifest: Manifest, *, batch_size: int, num_frames: int, seed: int
+        self,
+        stores: Sequence[FeatureStore],
+        manifest: Manifest,
+        *,
+        batch_size: int,
+        num_frames: int,
+        seed: int,
+        crops_per_speaker: int = 1,
     ) -> None:
-        speakers = manifest.speakers()
-        self.speaker_ids = tuple(sorted(set(speakers)))
+        ids, numbers = np.unique(manifest.speakers(), return_inverse=True)
+        self.speaker_ids = tuple(ids.tolist())
         if len(self.speaker_ids) < 2:
             raise InputError(f"the source domain has {len(self.speaker_ids)} speakers; training needs at least 2")
-        rows = store.rows([item.utterance_id for item in manifest])
-        index = {speaker: number for number, speaker in enumerate(self.speaker_ids)}
-        numbers = torch.tensor([index[speaker] for speaker in speakers])
-        self._rows_of = [rows[numbers == number] for number in range(len(self.speaker_ids))]
-        self._store, self._batch_size, self._num_frames, self._seed = store, batch_size, num_frames, seed
+        domains = np.unique([item.domain or "" for item in manifest], return_inverse=True)[1]
+        self._speakers, self._domains = torch.from_numpy(numbers), torch.from_numpy(domains)
+        self._crops = _Crops([stores], [item.utterance_id for item in manifest], numbers, num_frames)
+        self._num_speakers, self._num_each, self._seed = batch_size // crops_per_speaker, crops_per_speaker, seed
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features `(batch, num_frames, num_features)` and speaker numbers `(batch,)` of this step."""
+    def batch(self, step: int) -> SourceBatch:
+        """The crops of this step."""
         generator = step_generator(self._seed, SOURCE_STREAM, step)
-        num_speakers = len(self._rows_of)
-        rounds = -(-self._batch_size // num_speakers)
-        shuffled = [torch.randperm(num_speakers, generator=generator) for _ in range(rounds)]
-        speakers = torch.cat(shuffled)[: self._batch_size]
-        draws = torch.rand(len(speakers), generator=generator, dtype=torch.float64)
-        chosen = [self._rows_of[speaker] for speaker in speakers.tolist()]
-        rows = torch.stack(
-            [rows[int(draw * len(rows))] for rows, draw in zip(chosen, draws.tolist(), strict=True)]
-        )
-        return crop_frames(self._store, rows, self._num_frames, generator), speakers
+        features, places = self._crops.draw(self._num_speakers, self._num_each, generator)
+        return SourceBatch(features, self._speakers[places], self._domains[places])
 
 
 class TargetDomainBatches:
-    """Unlabelled crops of the target domain, utterances drawn uniformly without replacement.
+    """Unlabelled crops of the target domain: recording sessions balanced, two crops of each.
 
-    Raises:
-        InputError: the pool has fewer utterances than a batch.
+    Where nothing is known of an utterance's session, it is one of its own. The two crops are of any of the
+    session's utterances, in `batch_size // 2` sessions a batch.
+
+    Args:
+        voices: the features of the pool as it was recorded and, where there are more, at other speeds: other
+            voices, whose sessions are sessions of their own. Each is a list of stores as for `SourceBatches`.
+        pool: the recordings, all of them in each store.
+        batch_size, num_frames, seed: as for `SourceBatches`.
     """
 
     def __init__(
-        self, store: FeatureStore, pool: UnlabelledPool, *, batch_size: int, num_frames: int, seed: int
+        self,
+        voices: Sequence[Sequence[FeatureStore]],
+        pool: UnlabelledPool,
+        *,
+        batch_size: int,
+        num_frames: int,
+        seed: int,
     ) -> None:
-        if len(pool) < batch_size:
-            raise InputError(
-                f"the target-domain pool has {len(pool)} utterances, fewer than a batch of {batch_size}; "
-                "give more recordings or lower train.batch_size"
-            )
-        self._rows = store.rows([item.utterance_id for item in pool.recordings])
-        self._store, self._batch_size, self._num_frames, self._seed = store, batch_size, num_frames, seed
+        ids = [item.utterance_id for item in pool.recordings]
+        self._crops = _Crops(voices, ids, number_recordings(pool), num_frames)
+        self._recordings = torch.from_numpy(self._crops.groups)
+        self.num_recordings = int(self._recordings.max()) + 1
+        self._first_versions = [(stores[0], stores[0].rows(ids)) for stores in voices]
+        self._batch_size, self._num_frames, self._seed = batch_size, num_frames, seed
 
-    def batch(self, step: int) -> torch.Tensor:
-        """Features `(batch, num_frames, num_features)` of this step."""
+    def batch(self, step: int) -> TargetDomainBatch:
+        """The crops of this step."""
         generator = step_generator(self._seed, TARGET_DOMAIN_STREAM, step)
-        chosen = torch.randperm(len(self._rows), generator=generator)[: self._batch_size]
-        return crop_frames(self._store, self._rows[chosen], self._num_frames, generator)
+        features, places = self._crops.draw(max(1, self._batch_size // 2), 2, generator)
+        return TargetDomainBatch(features, self._recordings[places])
+
+    def whole_pool(self) -> Iterator[TargetDomainBatch]:
+        """The middle of every utterance in every voice, as it was recorded, in batches that never change."""
+        of_voices = self._recordings.chunk(len(self._first_versions))
+        for (store, rows), recordings in zip(self._first_versions, of_voices, strict=True):
+            for some, of_some in zip(
+                rows.split(self._batch_size), recordings.split(self._batch_size), strict=True
+            ):
+                middle = torch.full((len(some),), 0.5, dtype=torch.float64)
+                yield TargetDomainBatch(cut_frames(store, some, self._num_frames, middle), of_some)
+
+
+def number_recordings(pool: UnlabelledPool) -> np.ndarray:
+    """The number of each recording's session; one whose session is unknown is a session of its own."""
+    names = [(item.session_id is not None, item.session_id or item.utterance_id) for item in pool.recordings]
+    index = {name: number for number, name in enumerate(sorted(set(names)))}
+    return np.array([index[name] for name in names])
 
 
 class SplicedFrames:

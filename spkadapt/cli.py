@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from spkadapt import __version__, pipeline
-from spkadapt.adapt import AlignmentConfig
+from spkadapt.adapt import AdaptConfig, parse_terms
 from spkadapt.errors import InputError
 from spkadapt.pipeline import DEFAULT_CACHE
 from spkadapt.progress import Progress
@@ -84,9 +84,9 @@ def adapt(
     source: Annotated[
         Path | None, typer.Option(help="Labelled source manifest; the model's own if not given.")
     ] = None,
-    method: Annotated[str, typer.Option(help="Alignment loss: coral, mmd or dann.")] = "coral",
-    weight: Annotated[float, typer.Option(help="λ")] = 1.0,
-    schedule: Annotated[str, typer.Option(help="Schedule of λ: constant, linear or sigmoid.")] = "constant",
+    term: Annotated[
+        list[str], typer.Option(help="What joins the speaker loss, and λ: coral=50, dann=1:sigmoid. Repeatable.")
+    ] = ["calls=1"],
     num_steps: int = 300,
     batch_size: int = 64,
     learning_rate: float = 3e-4,
@@ -97,13 +97,13 @@ def adapt(
 ) -> None:
     """Pull a trained model towards a recording domain of which only recordings are known.
 
-    Example: spkadapt adapt model.safetensors --unlabelled calls.csv --weight 50 --out adapted.safetensors
+    Example: spkadapt adapt model.safetensors --unlabelled calls.csv --term calls=1 --out adapted.safetensors
     """
-    alignment = AlignmentConfig(method=method, weight=weight, schedule=schedule)
+    adaptation = AdaptConfig(terms=parse_terms(term))
     training = TrainConfig(num_steps=num_steps, batch_size=batch_size, learning_rate=learning_rate, device=device)
     pipeline.adapt_model(
         model, unlabelled, out, _progress(),
-        source=source, alignment=alignment, training=training, seed=seed, skip_bad=skip_bad,
+        source=source, adaptation=adaptation, training=training, seed=seed, skip_bad=skip_bad,
         cache=cache,
     )  # fmt: skip
 
@@ -254,6 +254,24 @@ def report(
     Example: spkadapt report runs/phone/source_only runs/phone/mmd --out runs/phone
     """
     pipeline.report_runs(runs, out, _progress())
+
+
+@app.command()
+def select(
+    runs: list[Path],
+    baseline: Annotated[
+        Path | None, typer.Option(help="The run that was not adapted; the first if not given.")
+    ] = None,
+    validator: Annotated[
+        str | None, typer.Option(help="Rank by this validator instead of by the rule, or show `all`.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result here.")] = None,
+) -> None:
+    """Choose among runs that have ended, or none of them, without labels of the target domain.
+
+    Example: spkadapt select runs/phone/source_only runs/phone/mmd --validator all --json choice.json
+    """
+    pipeline.select_runs(runs, _progress(), baseline=baseline, validator=validator, json_file=json_file)
 
 
 def _print_result(result: dict[str, Any]) -> None:

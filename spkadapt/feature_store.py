@@ -29,6 +29,8 @@ from spkadapt.vad import VadConfig, energy_vad, log_energy
 SHARD_SIZE = 512
 BATCH_SIZE = 16
 
+WaveformChange = Callable[[Recording, torch.Tensor], torch.Tensor]
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureStore:
@@ -83,6 +85,7 @@ def extract_features(
     vad: VadConfig | None = None,
     *,
     device: str = "cpu",
+    change: WaveformChange | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> FeatureStore:
     """Compute the features of `recordings` into `folder`, or open them if they are already there.
@@ -93,6 +96,7 @@ def extract_features(
         features: what to compute.
         vad: drop the frames that this finds unvoiced; an utterance with no voiced frame keeps all of its frames.
         device: where to compute.
+        change: what becomes of each waveform before its features are computed, such as a simulated call.
         on_progress: called with the number of utterances done so far.
 
     Raises:
@@ -108,7 +112,7 @@ def extract_features(
     for number, shard in enumerate(shards):
         path = folder / f"shard-{number:05d}.npz"
         if not path.is_file():
-            frames = _extract_shard(shard, extractor, features, vad, device)
+            frames = _extract_shard(shard, extractor, features, vad, device, change)
             with atomic_path(path) as temporary:
                 np.savez(temporary, frames=np.concatenate(frames), lengths=[len(rows) for rows in frames])
         done += len(shard)
@@ -124,10 +128,11 @@ def _extract_shard(
     features: FeatureConfig,
     vad: VadConfig | None,
     device: str,
+    change: WaveformChange | None,
 ) -> list[np.ndarray]:
     """The frames of each recording, in order; batches are of similar length so that little is padded."""
     with ThreadPoolExecutor(max_workers=2) as pool:
-        waveforms = list(pool.map(lambda item: _load(item, features), recordings))
+        waveforms = list(pool.map(lambda item: _load(item, features, change), recordings))
     order = sorted(range(len(recordings)), key=lambda row: len(waveforms[row]))
     frames: list[np.ndarray] = [np.empty(0)] * len(recordings)
     for first in range(0, len(order), BATCH_SIZE):
@@ -138,14 +143,14 @@ def _extract_shard(
     return frames
 
 
-def _load(recording: Recording, features: FeatureConfig) -> torch.Tensor:
+def _load(recording: Recording, features: FeatureConfig, change: WaveformChange | None) -> torch.Tensor:
     start, duration = (0.0, None) if recording.start is None else (recording.start, recording.duration)
     waveform = load_audio(recording.path, features.sample_rate, start=start, duration=duration)
     try:
         check_length(len(waveform), features)
     except InputError as error:
         raise InputError(str(error), path=recording.path) from None
-    return waveform
+    return waveform if change is None else change(recording, waveform)
 
 
 def _extract_batch(

@@ -41,6 +41,14 @@ class SpeakerHead(nn.Module):
         """Embeddings `(batch, dim)` → logits `(batch, num_speakers)`; the largest is the speaker recognised."""
         raise NotImplementedError
 
+    def training_logits(self, embeddings: Tensor, speakers: Tensor) -> Tensor:
+        """The logits whose cross-entropy is the loss: with the margin on the own speaker's, where there is one.
+
+        Shape and errors: as for `forward`, but `(batch, num_speakers)` is returned.
+        """
+        self._check(embeddings, speakers)
+        return self.logits(embeddings)
+
     def forward(self, embeddings: Tensor, speakers: Tensor) -> Tensor:
         """Mean loss, a scalar, of embeddings `(batch, dim)` with their speakers `(batch,)`, int64.
 
@@ -48,7 +56,7 @@ class SpeakerHead(nn.Module):
             InputError: shapes or dtypes are other than these, or the batch is empty. On the CPU also when a
                 speaker is outside `0 … num_speakers − 1` (on an accelerator the check would hold up the queue).
         """
-        raise NotImplementedError
+        return F.cross_entropy(self.training_logits(embeddings, speakers), speakers)
 
     @torch.no_grad()
     def accuracy(self, embeddings: Tensor, speakers: Tensor) -> float:
@@ -86,11 +94,6 @@ class SoftmaxHead(SpeakerHead):
     def logits(self, embeddings: Tensor) -> Tensor:
         """`W e + b`, `(batch, num_speakers)`, in the dtype of the weights."""
         return F.linear(embeddings.to(self.weight.dtype), self.weight, self.bias).to(self.weight.dtype)
-
-    def forward(self, embeddings: Tensor, speakers: Tensor) -> Tensor:
-        """See `SpeakerHead.forward`."""
-        self._check(embeddings, speakers)
-        return F.cross_entropy(self.logits(embeddings), speakers)
 
 
 class AamHead(SpeakerHead):
@@ -130,13 +133,13 @@ class AamHead(SpeakerHead):
         """`scale · cos θ`, `(batch, num_speakers)`, without the margin, which is for training alone."""
         return self.scale * self._cosines(embeddings)
 
-    def forward(self, embeddings: Tensor, speakers: Tensor) -> Tensor:
-        """See `SpeakerHead.forward`."""
+    def training_logits(self, embeddings: Tensor, speakers: Tensor) -> Tensor:
+        """See `SpeakerHead.training_logits`."""
         self._check(embeddings, speakers)
         cosines = self._cosines(embeddings)
         own = speakers[:, None]
         with_margin = cosines.scatter(1, own, self._add_margin(cosines.gather(1, own)))
-        return F.cross_entropy(self.scale * with_margin, speakers)
+        return self.scale * with_margin
 
     def _cosines(self, embeddings: Tensor) -> Tensor:
         with torch.autocast(embeddings.device.type, enabled=False):

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from spkadapt.adapt import AlignmentConfig
+from spkadapt.adapt import AdaptConfig, check_terms
 from spkadapt.backbone import BackboneConfig, DnnConfig, EcapaConfig, ResnetConfig, TdnnConfig
 from spkadapt.errors import InputError
 from spkadapt.features import FeatureConfig
 from spkadapt.heads import HeadConfig
 from spkadapt.pretrain import DaeConfig, DbmConfig, DbnConfig, PretrainConfig, SparseConfig, VaeConfig
+from spkadapt.simulate.call import CALL_SAMPLE_RATE, SimulateConfig
 from spkadapt.train import TrainConfig
 from spkadapt.vad import VadConfig
 
@@ -99,17 +102,22 @@ class MetricsSection(Section):
 
 
 class Recipe(Section):
-    """One run."""
+    """One run.
+
+    `initial` names another run, of the same output folder, whose model of the same seed training starts from.
+    """
 
     name: str = Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")
     description: str = ""
     corpus: CorpusSection
+    simulate: SimulateConfig = SimulateConfig()
     features: FeatureConfig = FeatureConfig()
     vad: VadConfig | None = VadConfig()
     pretrain: PretrainSection = PretrainSection()
     backbone: BackboneSection = BackboneSection()
     head: HeadConfig = HeadConfig()
-    adapt: AlignmentConfig = AlignmentConfig()
+    initial: str | None = None
+    adapt: AdaptConfig = AdaptConfig()
     train: TrainConfig = TrainConfig()
     metrics: MetricsSection = MetricsSection()
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -128,6 +136,17 @@ class Recipe(Section):
                 f"backbone.dnn.activation: {self.pretrain.method} makes {needed} units; use {needed}, "
                 "or another pretrain.method"
             )
+        if self.initial is not None and self.pretrain.strategy != "none":
+            problems.append(f"initial: {self.initial} is a trained model; pretrain.strategy must then be none")
+        if self.adapt.source != "trained" and self.initial is None:
+            problems.append(f"adapt.source: {self.adapt.source} needs the name of a trained run as `initial`")
+        copies = self.simulate.source_copies + self.simulate.target_domain_copies
+        if copies and self.features.sample_rate != CALL_SAMPLE_RATE:
+            problems.append(
+                f"simulate: calls are made at {CALL_SAMPLE_RATE} Hz, and features.sample_rate is "
+                f"{self.features.sample_rate}"
+            )
+        problems += [f"adapt.terms: {problem}" for problem in check_terms(self.adapt)]
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             problems.append(f"seeds: found {list(self.seeds)}; expected one or more distinct numbers ≥ 0")
         if problems:
@@ -264,7 +283,8 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
     if problem["type"] == "literal_error":
-        near = difflib.get_close_matches(str(found), problem["ctx"]["expected"].replace("'", "").split(" "), n=1)
+        choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        near = difflib.get_close_matches(str(found), choices, n=1)
         message += f'; did you mean "{near[0]}"?' if near else ""
     return f"{dotted}: found {found!r}; {message}"
 
@@ -273,14 +293,23 @@ def _keys_at(location: Sequence[Any]) -> list[str]:
     """The valid keys of the section at a location."""
     section: Any = Recipe
     for part in location:
+        if _is_mapping(section):  # whose keys are names
+            section = get_args(section)[1]
+            continue
         annotation = _fields(section)[part]
-        options = [option for option in getattr(annotation, "__args__", [annotation]) if _fields(option)]
+        options = [
+            option for option in (annotation, *get_args(annotation)) if _fields(option) or _is_mapping(option)
+        ]
         section = options[0]
     return list(_fields(section))
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return get_origin(annotation) in (dict, Mapping)
 
 
 def _fields(section: Any) -> dict[str, Any]:
     """Field names and types of a pydantic model or a dataclass; none of anything else."""
     if isinstance(section, type) and issubclass(section, BaseModel):
         return {name: field.annotation for name, field in section.model_fields.items()}
-    return {name: field.type for name, field in getattr(section, "__dataclass_fields__", {}).items()}
+    return get_type_hints(section) if is_dataclass(section) else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +14,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from spkadapt.adapt import MultiTaskObjective
-from spkadapt.batches import SourceBatches, TargetDomainBatches, step_generator
+from spkadapt.batches import SourceBatch, SourceBatches, TargetDomainBatch, TargetDomainBatches, step_generator
 from spkadapt.errors import DivergenceError, InputError, suggest
 from spkadapt.files import atomic_path
 
@@ -29,6 +29,7 @@ class TrainConfig:
     Attributes:
         num_steps: optimiser steps.
         batch_size: crops of each domain a step.
+        crops_per_speaker: of the source domain, in one batch; a divisor of `batch_size`.
         crop_frames: frames a crop.
         learning_rate: the peak, reached after `warmup` of all steps, then annealed along a cosine.
         warmup: a fraction of the steps.
@@ -42,6 +43,7 @@ class TrainConfig:
 
     num_steps: int = 1000
     batch_size: int = 64
+    crops_per_speaker: int = 1
     crop_frames: int = 200
     learning_rate: float = 1e-3
     warmup: float = 0.2
@@ -55,7 +57,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise InputError(f'unknown precision "{self.precision}"; {suggest(self.precision, PRECISIONS)}')
-        counts = ("num_steps", "batch_size", "crop_frames", "log_every", "checkpoint_every")
+        counts = ("num_steps", "batch_size", "crops_per_speaker", "crop_frames", "log_every", "checkpoint_every")
         for name in counts:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -66,6 +68,10 @@ class TrainConfig:
             raise InputError(f"weight_decay is {self.weight_decay}; expected a number ≥ 0")
         if self.batch_size < 2:
             raise InputError("batch_size is 1; batch normalisation needs at least 2")
+        if self.batch_size % self.crops_per_speaker:
+            raise InputError(
+                f"crops_per_speaker is {self.crops_per_speaker}; expected a divisor of {self.batch_size}"
+            )
         if not 0 < self.warmup < 1:
             raise InputError(f"warmup is {self.warmup}; expected a fraction between 0 and 1")
         check_device(self.device)
@@ -103,7 +109,7 @@ class TrainOutcome:
 
 def train(
     objective: MultiTaskObjective,
-    source: SourceBatches,
+    source: SourceBatches | None,
     target_domain: TargetDomainBatches | None,
     config: TrainConfig,
     *,
@@ -118,7 +124,8 @@ def train(
 
     Args:
         objective: trained in place.
-        source, target_domain: where batches come from; `target_domain` is asked only while λ > 0.
+        source, target_domain: where batches come from. `source` is None where the source is absent, and
+            `target_domain` is asked only while some λ is above zero.
         config: how to train.
         seed: of the draws that the network itself makes (dropout).
         folder: for the checkpoint and the scalars.
@@ -131,15 +138,21 @@ def train(
     objective.to(config.device).train()
     state = _TrainingState(objective, config, seed)
     state.resume(folder / "checkpoint.pt")
+    num_rounds = objective.config.rounds
+    rounds = {number * config.num_steps // num_rounds for number in range(num_rounds)}
     with SummaryWriter(str(folder / "tensorboard"), purge_step=state.step) as writer:
         while state.step < config.num_steps:
             start = time.monotonic()
             # Drawn from (seed, step), so that a resumed run draws what the unbroken one would have.
             torch.manual_seed(step_generator(seed, MODEL_STREAM, state.step).initial_seed())
-            weight = objective.weight(state.step / config.num_steps)
-            features, speakers = source.batch(state.step)
-            aligned = target_domain.batch(state.step) if target_domain is not None and weight > 0 else None
-            state.take_step(features, speakers, aligned, weight)
+            weights = objective.weights(state.step / config.num_steps)
+            labelled = None if source is None else source.batch(state.step)
+            unlabelled = None
+            if target_domain is not None and any(weights.values()):
+                if objective.has_rounds and state.step in rounds:
+                    objective.start_round(batch.to(config.device) for batch in target_domain.whole_pool())
+                unlabelled = target_domain.batch(state.step)
+            state.take_step(labelled, unlabelled, weights)
             state.seconds += time.monotonic() - start
             if state.step % config.log_every == 0 or state.step == config.num_steps:
                 for name, value in state.log().terms.items():
@@ -178,21 +191,24 @@ class _TrainingState:
         self._scaler = torch.amp.GradScaler(enabled=config.precision == "float16")
 
     def take_step(
-        self, features: torch.Tensor, speakers: torch.Tensor, aligned: torch.Tensor | None, weight: float
+        self, source: SourceBatch | None, target_domain: TargetDomainBatch | None, weights: Mapping[str, float]
     ) -> None:
         """One step of the optimiser."""
         device = self.config.device
         mixed = self.config.precision != "float32"
-        aligned = None if aligned is None else aligned.to(device)
+        source = None if source is None else source.to(device)
+        target_domain = None if target_domain is None else target_domain.to(device)
         with torch.autocast(torch.device(device).type, PRECISIONS[self.config.precision], enabled=mixed):
-            terms = self.objective(features.to(device), speakers.to(device), aligned, weight)
+            terms = self.objective(source, target_domain, weights, self.step / self.config.num_steps)
         values = {name: value.item() for name, value in terms.items()}
         if not all(map(math.isfinite, values.values())):
             raise DivergenceError(
                 f"training diverged at step {self.step + 1}: "
                 f"{', '.join(f'{name} is {value:g}' for name, value in values.items())}; lower "
-                f"train.learning_rate ({self.config.learning_rate:g}) or adapt.weight (λ was {weight:g})"
+                f"train.learning_rate ({self.config.learning_rate:g}) or a weight of adapt.terms"
             )
+        # Each term is differentiated by itself, which is dear: once for each entry of the log.
+        conflicts = self.objective.conflicts(terms) if (self.step + 1) % self.config.log_every == 0 else {}
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(terms["total"]).backward()
         self._scaler.unscale_(self._optimizer)
@@ -200,8 +216,10 @@ class _TrainingState:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._schedule.step()
+        self.objective.after_step()
         self.step += 1
-        self._recent.append({**values, "weight": weight})
+        lambdas = {f"weight/{name}": weight for name, weight in weights.items()}
+        self._recent.append({**values, **lambdas, **conflicts})
 
     def log(self) -> LoggedStep:
         """Average the terms since the last call into the history."""

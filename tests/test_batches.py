@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,15 @@ from spkadapt.batches import (
     SourceBatches,
     SplicedFrames,
     TargetDomainBatches,
-    crop_frames,
+    cut_frames,
     frame_statistics,
+    number_recordings,
     step_generator,
 )
 from spkadapt.errors import InputError
 from spkadapt.feature_store import FeatureStore
 from spkadapt.frames import splice_frames
-from spkadapt.manifest import Manifest, Utterance
+from spkadapt.manifest import Manifest, Recording, UnlabelledPool, Utterance
 from spkadapt.pretrain import FrameSource
 from spkadapt.train import MODEL_STREAM
 
@@ -55,11 +57,11 @@ MANIFEST = make_manifest(list(SPEAKERS))
 
 
 def source_batches(seed: int = 0, batch_size: int = 7) -> SourceBatches:
-    return SourceBatches(STORE, MANIFEST, batch_size=batch_size, num_frames=10, seed=seed)
+    return SourceBatches([STORE], MANIFEST, batch_size=batch_size, num_frames=10, seed=seed)
 
 
-def target_domain_batches(seed: int = 0, batch_size: int = 5) -> TargetDomainBatches:
-    return TargetDomainBatches(STORE, MANIFEST.unlabelled(), batch_size=batch_size, num_frames=10, seed=seed)
+def target_domain_batches(seed: int = 0, batch_size: int = 6) -> TargetDomainBatches:
+    return TargetDomainBatches([[STORE]], MANIFEST.unlabelled(), batch_size=batch_size, num_frames=10, seed=seed)
 
 
 # What decides a batch -----------------------------------------------------------------------------------------
@@ -71,10 +73,10 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
     expected = [(once.batch(step), pool.batch(step)) for step in range(6)]
     torch.manual_seed(99)  # global state plays no part, and neither does what was asked for before
     for step in (4, 0, 5):
-        (features, speakers), aligned = expected[step]
-        assert torch.equal(pool_again.batch(step), aligned)
-        assert torch.equal(again.batch(step)[0], features)
-        assert torch.equal(again.batch(step)[1], speakers)
+        labelled, unlabelled = expected[step]
+        for batch, known in ((again.batch(step), labelled), (pool_again.batch(step), unlabelled)):
+            assert vars(batch).keys() == vars(known).keys()
+            assert all(torch.equal(getattr(batch, name), value) for name, value in vars(known).items())
 
 
 def test_drawing_leaves_the_global_state_alone() -> None:
@@ -95,8 +97,8 @@ def test_steps_seeds_and_streams_all_differ() -> None:
     assert len(draws) == 10 * 3 * 50
     assert len({SOURCE_STREAM, TARGET_DOMAIN_STREAM, MODEL_STREAM}) == 3
     for batches in (
-        [source_batches(seed).batch(step)[0] for seed in (0, 1) for step in (0, 1)],
-        [target_domain_batches(seed).batch(step) for seed in (0, 1) for step in (0, 1)],
+        [source_batches(seed).batch(step).features for seed in (0, 1) for step in (0, 1)],
+        [target_domain_batches(seed).batch(step).features for seed in (0, 1) for step in (0, 1)],
     ):
         assert not any(torch.equal(one, other) for one, other in itertools.combinations(batches, 2))
 
@@ -109,9 +111,9 @@ def test_speakers_are_balanced_exactly(batch_size: int) -> None:
     batches = source_batches(batch_size=batch_size)
     assert batches.speaker_ids == ("s1", "s2", "s3")
     for step in range(20):
-        features, speakers = batches.batch(step)
-        assert features.shape == (batch_size, 10, 2)
-        counts = Counter(speakers.tolist())
+        batch = batches.batch(step)
+        assert batch.features.shape == (batch_size, 10, 2)
+        counts = Counter(batch.speakers.tolist())
         assert {counts[number] for number in range(3)} <= {batch_size // 3, -(-batch_size // 3)}
 
 
@@ -120,8 +122,8 @@ def test_crops_are_of_the_speaker_they_are_labelled_with() -> None:
     batches = source_batches()
     seen: Counter[str] = Counter()
     for step in range(200):
-        features, speakers = batches.batch(step)
-        for crop, number in zip(features, speakers.tolist(), strict=True):
+        batch = batches.batch(step)
+        for crop, number in zip(batch.features, batch.speakers.tolist(), strict=True):
             name = f"utt{int(crop[0, 0])}"
             assert speaker_of[name] == batches.speaker_ids[number]
             seen[name] += 1
@@ -131,13 +133,111 @@ def test_crops_are_of_the_speaker_they_are_labelled_with() -> None:
         assert abs(seen[name] - expected) < 5 * expected**0.5
 
 
-def test_the_pool_is_drawn_without_replacement_and_evenly() -> None:
-    batches, seen = target_domain_batches(), Counter[int]()
+def make_pool(sessions: list[str | None]) -> UnlabelledPool:
+    """One recording each, in the order of the store."""
+    items = (Recording(f"utt{row}", Path("a"), session_id=name) for row, name in enumerate(sessions))
+    return UnlabelledPool(tuple(items))
+
+
+CALLS = ["c2", "c1", None, "c1", "c2", "c1", "c1", None]
+
+
+def test_the_pool_is_drawn_two_crops_a_call_and_calls_evenly() -> None:
+    batches = TargetDomainBatches([[STORE]], make_pool(list(CALLS)), batch_size=6, num_frames=10, seed=0)
+    calls, utterances = Counter[int](), Counter[int]()
     for step in range(400):
-        drawn = batches.batch(step)[:, 0, 0].int().tolist()
-        assert len(set(drawn)) == 5
-        seen.update(drawn)
-    assert all(abs(seen[row] - 250) < 5 * (400 * 5 / 8 * 3 / 8) ** 0.5 for row in range(8))
+        batch = batches.batch(step)
+        first, second = batch.recordings[::2], batch.recordings[1::2]
+        assert torch.equal(first, second)
+        assert len(set(first.tolist())) == 3
+        calls.update(first.tolist())
+        drawn = batch.features[:, 0, 0].int().tolist()
+        assert [number_recordings(make_pool(list(CALLS)))[row] for row in drawn] == batch.recordings.tolist()
+        utterances.update(drawn)
+    assert batches.num_recordings == 4
+    assert all(abs(calls[number] - 300) < 5 * (400 * 3 / 4 * 1 / 4) ** 0.5 for number in range(4))
+    for row, call in enumerate(CALLS):  # 600 crops of each call, its utterances alike
+        expected = 600 / max(1, CALLS.count(call) if call else 1)
+        assert abs(utterances[row] - expected) < 5 * expected**0.5
+
+
+def test_other_voices_have_sessions_of_their_own() -> None:
+    """The second voice adds 100 to the utterance, and has a version that adds 200."""
+    plus = [FeatureStore("s", STORE.utterance_ids, STORE.offsets, STORE.frames + 100 * n) for n in (0, 1, 2)]
+    pool = make_pool(list(CALLS))
+    batches = TargetDomainBatches([[plus[0]], plus[1:]], pool, batch_size=8, num_frames=10, seed=0)
+    assert batches.num_recordings == 8
+    numbers, seen = number_recordings(pool), Counter[int]()
+    for step in range(200):
+        batch = batches.batch(step)
+        for crop, recording in zip(batch.features, batch.recordings.tolist(), strict=True):
+            version, row = divmod(int(crop[0, 0]), 100)
+            assert recording == numbers[row] + 4 * (version > 0)
+            seen[version] += 1
+    assert abs(seen[0] - 800) < 5 * 400**0.5
+    assert abs(seen[1] - 400) < 5 * 300**0.5
+    whole = list(batches.whole_pool())
+    assert torch.cat([batch.recordings for batch in whole]).tolist() == [*numbers, *(numbers + 4)]
+    assert {int(batch.features[0, 0, 0]) // 100 for batch in whole} == {0, 1}
+
+
+def test_recordings_without_a_session_are_of_their_own() -> None:
+    """Even where a session bears the name of such an utterance."""
+    numbers = number_recordings(make_pool(["a", None, "a", "utt1", None]))
+    assert numbers[0] == numbers[2]
+    assert len(set(numbers.tolist())) == 4
+    assert set(numbers.tolist()) == {0, 1, 2, 3}
+
+
+def test_crops_are_of_all_versions_alike() -> None:
+    """A second store holds the same utterances, 100 added to their place in it, in another order."""
+    reverse = torch.arange(8).flip(0)
+    frames = torch.cat([STORE.utterance(int(row)) + 100 for row in reverse])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), STORE.lengths[reverse].cumsum(0)])
+    other = FeatureStore("other", tuple(f"utt{int(row)}" for row in reverse), offsets, frames)
+    batches = SourceBatches([STORE, other], MANIFEST, batch_size=6, num_frames=10, seed=0)
+    speaker_of = {item.utterance_id: item.speaker_id for item in MANIFEST}
+    versions = Counter[bool]()
+    for step in range(100):
+        batch = batches.batch(step)
+        for crop, number in zip(batch.features, batch.speakers.tolist(), strict=True):
+            is_other = bool(crop[0, 0] >= 100)
+            row = int(crop[0, 0]) - 100 * is_other
+            assert speaker_of[f"utt{row}"] == batches.speaker_ids[number]
+            versions[is_other] += 1
+    assert abs(versions[True] - 300) < 5 * 150**0.5
+
+
+def test_several_crops_of_a_speaker() -> None:
+    batches = SourceBatches([STORE], MANIFEST, batch_size=6, num_frames=10, seed=0, crops_per_speaker=2)
+    for step in range(10):
+        speakers = batches.batch(step).speakers
+        assert torch.equal(speakers[::2], speakers[1::2])
+        assert sorted(speakers[::2].tolist()) == [0, 1, 2]
+
+
+def test_domains_of_the_source_are_numbered() -> None:
+    items = [replace(item, domain=name) for item, name in zip(MANIFEST, "babbaabb", strict=True)]
+    batches = SourceBatches([STORE], Manifest(tuple(items)), batch_size=7, num_frames=10, seed=0)
+    domain_of = {item.utterance_id: item.domain for item in items}
+    batch = batches.batch(0)
+    for crop, number in zip(batch.features, batch.domains.tolist(), strict=True):
+        assert domain_of[f"utt{int(crop[0, 0])}"] == "ab"[number]
+
+
+def test_the_whole_pool_is_the_middle_of_each_utterance() -> None:
+    batches = TargetDomainBatches([[STORE]], make_pool(list(CALLS)), batch_size=3, num_frames=6, seed=0)
+    seen = list(batches.whole_pool())
+    assert [len(batch.recordings) for batch in seen] == [3, 3, 2]
+    starts = torch.cat([batch.features[:, 0] for batch in seen])
+    assert starts[:, 0].int().tolist() == list(range(8))
+    assert starts[:, 1].int().tolist() == [
+        (length - 6 + 1) // 2 if length >= 6 else 0 for length in [9, 30, 12, 25, 3, 18, 40, 7]
+    ]
+    assert (
+        torch.cat([batch.recordings for batch in seen]).tolist()
+        == number_recordings(make_pool(list(CALLS))).tolist()
+    )
 
 
 # Crops --------------------------------------------------------------------------------------------------------
@@ -147,7 +247,8 @@ def test_the_pool_is_drawn_without_replacement_and_evenly() -> None:
 @given(lengths=LENGTHS, num_frames=st.integers(1, 15), seed=st.integers(0, 100))
 def test_crops_lie_within_their_utterance(lengths: list[int], num_frames: int, seed: int) -> None:
     rows = torch.arange(len(lengths)).flip(0)
-    crops = crop_frames(make_store(lengths), rows, num_frames, torch.Generator().manual_seed(seed))
+    starts = torch.rand(len(rows), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    crops = cut_frames(make_store(lengths), rows, num_frames, starts)
     assert crops.shape == (len(lengths), num_frames, 2)
     for row, crop in zip(rows.tolist(), crops, strict=True):
         assert crop[:, 0].eq(row).all()
@@ -161,9 +262,9 @@ def test_crops_lie_within_their_utterance(lengths: list[int], num_frames: int, s
 
 def test_every_crop_comes_up() -> None:
     """First and last place included: 5 places of a crop of 6 frames in 10, each about 200 times of 1,000."""
-    store, generator = make_store([10]), torch.Generator().manual_seed(0)
-    rows = torch.zeros(1000, dtype=torch.int64)
-    starts = Counter(crop_frames(store, rows, 6, generator)[:, 0, 1].int().tolist())
+    draws = torch.rand(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    crops = cut_frames(make_store([10]), torch.zeros(1000, dtype=torch.int64), 6, draws)
+    starts = Counter(crops[:, 0, 1].int().tolist())
     assert sorted(starts) == [0, 1, 2, 3, 4]
     assert all(abs(count - 200) < 5 * 160**0.5 for count in starts.values())
 
@@ -175,23 +276,19 @@ def test_every_crop_comes_up() -> None:
 def test_one_speaker_is_no_task(speakers: list[str | None]) -> None:
     manifest, store = make_manifest(speakers), make_store([5] * len(speakers))
     with pytest.raises(InputError) as caught:
-        SourceBatches(store, manifest, batch_size=2, num_frames=3, seed=0)
+        SourceBatches([store], manifest, batch_size=2, num_frames=3, seed=0)
     assert str(caught.value) == "the source domain has 1 speakers; training needs at least 2"
 
 
 def test_source_without_labels() -> None:
     with pytest.raises(InputError, match="1 of 2 utterances have no speaker_id, the first is utt0"):
-        SourceBatches(make_store([5, 5]), make_manifest(["s1", None]), batch_size=2, num_frames=3, seed=0)
+        SourceBatches([make_store([5, 5])], make_manifest(["s1", None]), batch_size=2, num_frames=3, seed=0)
 
 
-def test_a_pool_smaller_than_a_batch() -> None:
-    assert target_domain_batches(batch_size=8).batch(0).shape == (8, 10, 2)
-    with pytest.raises(InputError) as caught:
-        target_domain_batches(batch_size=9)
-    assert str(caught.value) == (
-        "the target-domain pool has 8 utterances, fewer than a batch of 9; "
-        "give more recordings or lower train.batch_size"
-    )
+def test_a_pool_smaller_than_a_batch_comes_again() -> None:
+    batch = TargetDomainBatches([[STORE]], make_pool(["a"] * 8), batch_size=6, num_frames=5, seed=0).batch(0)
+    assert batch.features.shape == (6, 5, 2)
+    assert batch.recordings.tolist() == [0] * 6
 
 
 # Spliced frames -----------------------------------------------------------------------------------------------

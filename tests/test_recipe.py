@@ -93,9 +93,27 @@ def test_every_recipe_of_ours_is_sound(path: Path, tmp_path: Path) -> None:
         ({"train": {"device": "gpu"}}, 'train: there is no device "gpu"'),
         ({"adapt": "mmd"}, "adapt: found 'mmd'"),
         ({"train": {"num_steps": 0}}, "train: num_steps is 0; expected at least 1"),
-        ({"adapt": {"method": "corral"}}, 'unknown alignment "corral"; did you mean "coral"?'),
-        ({"adapt": {"schedule": "linaer"}}, 'unknown schedule "linaer"; did you mean "linear"?'),
-        ({"adapt": {"weight": -1}}, "the weight λ is -1"),
+        ({"adapt": {"terms": {"corral": {}}}}, 'adapt.terms: there is no term "corral"; did you mean "coral"?'),
+        (
+            {"adapt": {"terms": {"coral": {"schedule": "linaer"}}}},
+            'adapt.terms.coral: unknown schedule "linaer"; did you mean "linear"?',
+        ),
+        ({"adapt": {"terms": {"coral": {"weight": -1}}}}, "the weight λ is -1"),
+        (
+            {"adapt": {"terms": {"coral": {"wieght": 1}}}},
+            'adapt.terms.coral.wieght: there is no such key; did you mean "weight"?',
+        ),
+        (
+            {"adapt": {"terms": {"mmd": {"options": {"unbised": True}}}}},
+            'adapt.terms: mmd: there is no option "unbised"; did you mean "unbiased"?',
+        ),
+        ({"initial": "base", "pretrain": {"strategy": "finetune"}}, "pretrain.strategy must then be none"),
+        (
+            {"adapt": {"source": "absent", "terms": {"calls": {}}}},
+            "adapt.source: absent needs the name of a trained run",
+        ),
+        ({"simulate": {"source_copies": 1}, "features": {"sample_rate": 16000}}, "calls are made at 8000 Hz"),
+        ({"simulate": {"target_domain_speeds": [3.0]}}, "speed is 3.0; expected 0.5 to 2"),
         ({"head": {"name": "am"}}, 'unknown speaker head "am"; did you mean "aam"?'),
         ({"pretrain": {"method": "dne"}}, "pretrain.method: found 'dne'"),
         ({"backbone": {"name": "tdn"}}, 'did you mean "tdnn"?'),
@@ -133,11 +151,11 @@ def test_what_is_wrong_is_said_with_its_dotted_path(folder: Path, sections: Any,
 
 
 def test_all_problems_come_at_once(folder: Path) -> None:
-    content = values(folder, trian={}, train={"num_stepz": 1}, adapt={"method": "nix"})
+    content = values(folder, trian={}, train={"num_stepz": 1}, adapt={"batch_norm": "nix"})
     del content["corpus"]["source"]
     text = message(write(folder, content))
     assert "4 problems" in text
-    for part in ("trian", "train.num_stepz", "unknown alignment", "corpus.source: this key is needed"):
+    for part in ("trian", "train.num_stepz", "unknown batch_norm", "corpus.source: this key is needed"):
         assert part in text
 
 
@@ -166,10 +184,12 @@ def test_an_override_of_an_unknown_key(folder: Path) -> None:
 
 
 def test_a_variant_holds_only_its_differences(folder: Path) -> None:
-    write(folder, values(folder, adapt={"method": "coral", "weight": 3}), "base.yaml")
-    variant = write(folder, {"extends": "base.yaml", "name": "variant", "adapt": {"weight": 5}})
+    write(folder, values(folder, adapt={"terms": {"coral": {"weight": 3}}}), "base.yaml")
+    variant = write(
+        folder, {"extends": "base.yaml", "name": "variant", "adapt": {"terms": {"coral": {"weight": 5}}}}
+    )
     recipe = load_recipe(variant)
-    assert (recipe.name, recipe.adapt.method, recipe.adapt.weight) == ("variant", "coral", 5)
+    assert (recipe.name, recipe.adapt.terms["coral"].weight) == ("variant", 5)
 
 
 def test_one_level_of_extends_is_all(folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spkadapt.adapt import AlignmentConfig, MultiTaskObjective
+from spkadapt.adapt import AdaptConfig, MultiTaskObjective, TermConfig
 from spkadapt.backbone import DnnConfig
 from spkadapt.batches import SourceBatches, TargetDomainBatches
 from spkadapt.errors import DivergenceError, InputError
@@ -46,14 +46,17 @@ def data() -> tuple[FeatureStore, Manifest, UnlabelledPool]:
     )
 
 
-def run(data, folder: Path, config: TrainConfig = CONFIG, method: str = "mmd", on_step=None, seed=7, weight=1.0):
+def run(
+    data, folder: Path, config: TrainConfig = CONFIG, term: str | None = "mmd", on_step=None, seed=7, weight=1.0
+):
     store, labelled, pool = data
     torch.manual_seed(0)
     shape = DnnConfig(hidden_dims=(8,), left_context=1, right_context=1, embedding_dim=5, frame_subsampling=1)
     model = SpeakerModel(ModelDescription(FeatureConfig(), None, 6, "dnn", shape))
-    objective = MultiTaskObjective(model, AamHead(5, NUM_SPEAKERS), AlignmentConfig(method, weight))
     size = {"batch_size": config.batch_size, "num_frames": config.crop_frames, "seed": seed}
-    source, target_domain = SourceBatches(store, labelled, **size), TargetDomainBatches(store, pool, **size)
+    source, target_domain = SourceBatches([store], labelled, **size), TargetDomainBatches([[store]], pool, **size)
+    adapt = AdaptConfig({} if term is None else {term: TermConfig(weight)})
+    objective = MultiTaskObjective(model, AamHead(5, NUM_SPEAKERS), adapt, target_domain.num_recordings)
     outcome = train(objective, source, target_domain, config, seed=seed, folder=folder, on_step=on_step)
     return objective, outcome
 
@@ -62,16 +65,17 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("term", ["mmd", "moco", "pseudo_speakers", "prototypes"])
 @pytest.mark.parametrize("killed_after", [4, 6, 11])
-def test_a_resumed_run_equals_an_unbroken_one(data, tmp_path, killed_after) -> None:
+def test_a_resumed_run_equals_an_unbroken_one(data, tmp_path, term, killed_after) -> None:
     def kill(step: int, terms: dict[str, float]) -> None:
         if step == killed_after:
             raise Killed
 
-    unbroken, expected = run(data, tmp_path / "unbroken")
+    unbroken, expected = run(data, tmp_path / "unbroken", term=term)
     with pytest.raises(Killed):
-        run(data, tmp_path / "broken", on_step=kill)
-    resumed, outcome = run(data, tmp_path / "broken")
+        run(data, tmp_path / "broken", on_step=kill, term=term)
+    resumed, outcome = run(data, tmp_path / "broken", term=term)
     assert outcome.history == expected.history
     for name, value in unbroken.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -86,7 +90,7 @@ def test_resuming_really_goes_on(data, tmp_path) -> None:
 
 def test_it_learns(data, tmp_path) -> None:
     config = TrainConfig(num_steps=150, batch_size=4, crop_frames=10, learning_rate=0.02, log_every=10)
-    history = run(data, tmp_path, config, "none")[1].history
+    history = run(data, tmp_path, config, None)[1].history
     assert history[-1].terms["speaker"] < 0.2 * history[0].terms["speaker"]
 
 
@@ -95,9 +99,13 @@ def test_every_term_is_logged_by_name(data, tmp_path) -> None:
     outcome = run(data, tmp_path, on_step=lambda step, terms: seen.append(step))[1]
     assert [logged.step for logged in outcome.history] == [5, 10, 12]
     for logged in outcome.history:
-        assert set(logged.terms) == {"speaker", "mmd", "total", "weight"}
         terms = logged.terms
-        assert terms["total"] == pytest.approx(terms["speaker"] + terms["weight"] * terms["mmd"], rel=1e-5)
+        assert {"speaker", "mmd", "total", "weight/mmd"} == set(terms) - {"conflict/speaker/mmd"}
+        assert terms["total"] == pytest.approx(terms["speaker"] + terms["weight/mmd"] * terms["mmd"], rel=1e-5)
+    # Conflicts are measured at every fifth step, and the twelfth is none.
+    cosines = [logged.terms.get("conflict/speaker/mmd") for logged in outcome.history]
+    assert cosines[2] is None
+    assert all(-1 <= cosine <= 1 for cosine in cosines[:2])
     assert seen == list(range(1, 13))
     assert outcome.seconds > 0
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
@@ -161,6 +169,7 @@ def test_a_gpu_that_is_not_there() -> None:
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"max_gradient_norm": 0.0}, "max_gradient_norm is 0.0"),
         ({"weight_decay": -1.0}, "weight_decay is -1.0; expected a number ≥ 0"),
+        ({"crops_per_speaker": 3}, "crops_per_speaker is 3; expected a divisor of 64"),
         ({"warmup": 1.0}, "warmup is 1.0; expected a fraction between 0 and 1"),
     ],
 )

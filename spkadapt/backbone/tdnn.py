@@ -50,12 +50,14 @@ class Tdnn(nn.Module):
         super().__init__()
         self.embedding_dim = config.embedding_dim
         widths = [num_features, *[config.channels] * (len(LAYERS) - 1), config.pooled_channels]
+        strides = [config.frame_subsampling, *[1] * (len(LAYERS) - 1)]
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(inputs, outputs, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2)
-            for inputs, outputs, (kernel, dilation) in zip(widths[:-1], widths[1:], LAYERS, strict=True)
+            nn.Conv1d(inputs, outputs, kernel, stride, dilation=dilation, padding=dilation * (kernel - 1) // 2)
+            for inputs, outputs, (kernel, dilation), stride in zip(
+                widths[:-1], widths[1:], LAYERS, strides, strict=True
+            )
         )
         self.frame_subsampling = config.frame_subsampling
-        self.convolutions[0].stride = (config.frame_subsampling,)
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths[1:])
         self.frame_dim = config.pooled_channels
         self.embedding = nn.Linear(2 * config.pooled_channels, config.embedding_dim)

@@ -5,22 +5,27 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from spkadapt.audio import check_audio, inspect_audio
 from spkadapt.errors import InputError
-from spkadapt.feature_store import FeatureStore, extract_features
+from spkadapt.feature_store import FeatureStore, WaveformChange, extract_features
 from spkadapt.features import FeatureConfig, check_length
 from spkadapt.files import write_json
 from spkadapt.manifest import Manifest, Recording, UnlabelledPool, load_manifest
-from spkadapt.progress import Progress
+from spkadapt.progress import Progress, Update
 from spkadapt.recipe import Recipe, Selection
 from spkadapt.run_folder import trial_truth
 from spkadapt.trials import Trials, load_trials
 from spkadapt.vad import VadConfig
+
+Simulation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +119,6 @@ def check_sizes(corpus: Corpus, recipe: Recipe) -> None:
         raise InputError(f"corpus.source has {num_speakers} speakers; training needs at least 2")
     if num_pooled == 0:
         raise InputError("corpus.target_domain has no utterances")
-    if recipe.adapt.uses_target_domain and num_pooled < recipe.train.batch_size:
-        raise InputError(
-            f"corpus.target_domain has {num_pooled} utterances, fewer than a batch of "
-            f"train.batch_size={recipe.train.batch_size}; give more recordings or a smaller batch"
-        )
     num_targets = 0 if corpus.trials.is_target is None else int(corpus.trials.is_target.sum())
     if not 0 < num_targets < len(corpus.trials):
         raise InputError(
@@ -162,6 +162,52 @@ def prepare_features(
     with progress.task("features", len(sound)) as update:
         store = extract_features(sound, folder, features, vad, device=device, on_progress=lambda n: update(n, ""))
     return store, problems
+
+
+def prepare_versions(
+    recordings: Sequence[Recording],
+    store: FeatureStore,
+    recipe: Recipe,
+    cache: Path,
+    progress: Progress,
+    changes: Mapping[str, Simulation],
+) -> list[FeatureStore]:
+    """Features of the recordings when each is changed in some ways, or found in the cache.
+
+    Args:
+        recordings: whose audio is sound.
+        store: their features as they are.
+        recipe: says what features.
+        cache: where they are kept.
+        progress: where to show how far it has come.
+        changes: by a name that tells them apart, each a function of the waveform and a generator that depends on
+            this name, the simulation's seed and the utterance.
+    """
+    stores = []
+    for name, change in changes.items():
+        key = fingerprint(store.name, [item.utterance_id for item in recordings], name, recipe.simulate.seed)
+        with progress.task(name, len(recordings)) as update:
+
+            def on_progress(done: int, update: Update = update) -> None:
+                update(done, "")
+
+            changed = extract_features(
+                recordings, cache / f"features-{key}", recipe.features, recipe.vad, device=recipe.train.device,
+                change=_seeded(change, name, recipe.simulate.seed), on_progress=on_progress,
+            )  # fmt: skip
+        stores.append(changed)
+    return stores
+
+
+def _seeded(simulate: Simulation, name: str, seed: int) -> WaveformChange:
+    """A change of waveforms whose draws depend on its name, the seed and the utterance alone."""
+
+    def change(recording: Recording, waveform: torch.Tensor) -> torch.Tensor:
+        generator = np.random.default_rng([seed, *f"{name}: {recording.utterance_id}".encode()])
+        # Silence stays silence: no noise has a ratio to it.
+        return torch.from_numpy(simulate(waveform.numpy(), generator)) if waveform.any() else waveform
+
+    return change
 
 
 def _identity(recording: Recording) -> list[Any]:

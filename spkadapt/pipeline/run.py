@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,23 @@ from spkadapt.batches import SourceBatches, SplicedFrames, TargetDomainBatches, 
 from spkadapt.embed import EmbeddingSet, compute_embeddings
 from spkadapt.feature_store import FeatureStore
 from spkadapt.files import atomic_path, write_json
-from spkadapt.heads import build_head
+from spkadapt.heads import SpeakerHead, build_head
 from spkadapt.model import ModelDescription, SpeakerModel, load_model, save_model
-from spkadapt.pipeline.corpus import Corpus, check_sizes, fingerprint, load_corpus, prepare_features
+from spkadapt.pipeline.corpus import (
+    Corpus,
+    check_sizes,
+    fingerprint,
+    load_corpus,
+    prepare_features,
+    prepare_versions,
+)
+from spkadapt.pipeline.models import load_initial
 from spkadapt.pretrain import PRETRAINERS, PretrainProgress
 from spkadapt.progress import Progress
 from spkadapt.recipe import Recipe
 from spkadapt.run_folder import RunFolder
 from spkadapt.score import Scores, prepare_sides, save_scores, score_trials
+from spkadapt.simulate.call import at_speed, relay_call, simulate_call
 from spkadapt.train import train
 from spkadapt.trials import Trials
 
@@ -122,24 +132,38 @@ class _SeedRun:
     def train(self) -> None:
         """Leave `training.json` and, last, `model.safetensors` in the folder."""
         torch.manual_seed(self.seed)
-        model, pretraining = self.build_model()
-        head = build_head(self.recipe.head, model.embedding_dim, len(model.description.speaker_ids))
-        alignment, config = self.recipe.adapt, self.recipe.train
-        objective = MultiTaskObjective(model, head, alignment)
-        size = {"batch_size": config.batch_size, "num_frames": config.crop_frames, "seed": self.seed}
-        source = SourceBatches(self.store, self.corpus.source, **size)
-        pool = self.corpus.target_domain
-        target_domain = TargetDomainBatches(self.store, pool, **size) if alignment.uses_target_domain else None
+        model, head, pretraining = self.build_model()
+        adapt, config = self.recipe.adapt, self.recipe.train
+        source, target_domain = self.batches()
+        objective = MultiTaskObjective(model, head, adapt, target_domain.num_recordings)
         with self.progress.task(self.label, config.num_steps) as update:
             outcome = train(
-                objective, source, target_domain, config, seed=self.seed, folder=self.folder,
-                on_step=lambda step, terms: update(step, show_terms(terms)),
+                objective, None if adapt.source == "absent" else source, target_domain, config,
+                seed=self.seed, folder=self.folder, on_step=lambda step, terms: update(step, show_terms(terms)),
             )  # fmt: skip
+        model = objective.adapted_model(target_domain.whole_pool())
         seconds = outcome.seconds + pretraining.get("seconds", 0.0)
         training = [{"step": logged.step, **logged.terms} for logged in outcome.history]
         record = {"seconds": seconds, "training": training, "pretraining": pretraining}
         write_json(self.folder / "training.json", record)
         save_model(self.folder / "model.safetensors", model, head)
+
+    def batches(self) -> tuple[SourceBatches, TargetDomainBatches]:
+        """Where the crops of both domains come from, simulated calls among them if the recipe asks for some."""
+        config, simulation = self.recipe.train, self.recipe.simulate
+        size = {"batch_size": config.batch_size, "num_frames": config.crop_frames, "seed": self.seed}
+        labelled, pool = self.corpus.source, self.corpus.target_domain
+        prepare = partial(
+            prepare_versions, store=self.store, recipe=self.recipe, cache=self.cache, progress=self.progress
+        )
+        calls = {f"simulated call {copy}": simulate_call for copy in range(1, simulation.source_copies + 1)}
+        relays = {f"relayed call {copy}": relay_call for copy in range(1, simulation.target_domain_copies + 1)}
+        speeds = {f"speed {speed:g}": at_speed(speed) for speed in simulation.target_domain_speeds}
+        source = [self.store, *prepare(labelled.utterances, changes=calls)]
+        as_recorded = [self.store, *prepare(pool.recordings, changes=relays)]
+        voices = [as_recorded, *([other] for other in prepare(pool.recordings, changes=speeds))]
+        labels = SourceBatches(source, labelled, crops_per_speaker=config.crops_per_speaker, **size)
+        return labels, TargetDomainBatches(voices, pool, **size)
 
     def score(self) -> None:
         """Leave the embeddings and one score file a backend in the folder."""
@@ -157,7 +181,19 @@ class _SeedRun:
             scores = score_by_cosine(transformed, self.corpus.trials, device=device)
             save_scores(self.folder / f"scores_{backend}.txt", scores)
 
-    def build_model(self) -> tuple[SpeakerModel, dict[str, Any]]:
+    def build_model(self) -> tuple[SpeakerModel, SpeakerHead, dict[str, Any]]:
+        """What training starts from: another run's model, or a new one; and how that was pretrained, if it was."""
+        if self.recipe.initial is not None:
+            return *load_initial(self.initial_path(), self.describe_model()), {}
+        model, pretraining = self.build_new_model()
+        head = build_head(self.recipe.head, model.embedding_dim, len(model.description.speaker_ids))
+        return model, head, pretraining
+
+    def initial_path(self) -> Path:
+        """Where the initial model of this seed is."""
+        return RunFolder(self.cache.parent / str(self.recipe.initial)).seed(self.seed) / "model.safetensors"
+
+    def build_new_model(self) -> tuple[SpeakerModel, dict[str, Any]]:
         """A model with its feature statistics and, where the recipe says so, pretrained hidden layers.
 
         Both come from the frames that are first trained on: of both domains with pretraining, which uses no

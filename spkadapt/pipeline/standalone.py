@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from spkadapt.adapt import AlignmentConfig, MultiTaskObjective
+from spkadapt.adapt import AdaptConfig, MultiTaskObjective
 from spkadapt.batches import SourceBatches, TargetDomainBatches
 from spkadapt.corpora import CORPORA
 from spkadapt.embed import compute_embeddings
 from spkadapt.errors import InputError, shorten, suggest
 from spkadapt.files import sha256
-from spkadapt.heads import HeadConfig, build_head
 from spkadapt.manifest import Manifest, UnlabelledPool, load_manifest
-from spkadapt.model import ModelDescription, SpeakerModel, load_model, save_model
+from spkadapt.model import ModelDescription, load_model, save_model
 from spkadapt.pipeline.corpus import fingerprint, prepare_features
+from spkadapt.pipeline.models import load_with_head
 from spkadapt.pipeline.run import show_terms
 from spkadapt.progress import Progress
 from spkadapt.train import TrainConfig, check_device, train
@@ -63,7 +62,7 @@ def adapt_model(
     progress: Progress,
     *,
     source: Path | None = None,
-    alignment: AlignmentConfig,
+    adaptation: AdaptConfig,
     training: TrainConfig,
     seed: int = 0,
     skip_bad: bool = False,
@@ -81,7 +80,7 @@ def adapt_model(
         out: the adapted model's file.
         progress: where to show how far it has come.
         source: the source domain's manifest; None takes the one that the model remembers.
-        alignment, training: which alignment loss and its weight, and how to train.
+        adaptation, training: which terms join the speaker loss, with what weights, and how to train.
         seed: of all draws.
         skip_bad: leave bad recordings out, and say which, instead of stopping.
         cache: where features are kept.
@@ -90,50 +89,46 @@ def adapt_model(
         InputError: an alignment that does nothing; a model without a speaker classifier; a source corpus that is
             gone, lacks the model's speakers or shares ids with the unlabelled recordings; what the stages raise.
     """
-    _check_settings(alignment, seed)
-    model, head = _load_with_head(model_path)
-    labelled = _source_manifest(source, model_path, model.description)
-    pool = load_manifest(unlabelled).unlabelled()
-    _check_apart(labelled, pool, unlabelled)
+    _check_settings(adaptation, seed)
+    model, head = load_with_head(model_path)
+    labelled, pool = _load_domains(source, unlabelled, model_path, model.description)
     store, skipped = prepare_features(
         [*labelled, *pool.recordings], model.description.features, model.description.vad, cache, progress,
         skip_bad=skip_bad, device=training.device,
     )  # fmt: skip
-    labelled = Manifest(tuple(item for item in labelled if item.utterance_id not in skipped))
-    pool = UnlabelledPool(tuple(item for item in pool.recordings if item.utterance_id not in skipped))
+    labelled, pool = _without(labelled, pool, skipped)
     _check_speakers(labelled, model.description, source)
     torch.manual_seed(seed)
-    objective = MultiTaskObjective(model, head, alignment)
     size = {"batch_size": training.batch_size, "num_frames": training.crop_frames, "seed": seed}
-    settings = {"alignment": asdict(alignment), "train": asdict(training), "seed": seed}
+    target_domain = TargetDomainBatches([[store]], pool, **size)
+    source_domain = SourceBatches([store], labelled, crops_per_speaker=training.crops_per_speaker, **size)
+    objective = MultiTaskObjective(model, head, adaptation, target_domain.num_recordings)
+    settings = {"adapt": asdict(adaptation), "train": asdict(training), "seed": seed}
     checkpoints = out.parent / f".{out.stem}-{fingerprint(sha256(model_path), store.name, settings)}"
-    with progress.task(f"adapting with {alignment.method}", training.num_steps) as update:
+    with progress.task(f"adapting with {', '.join(adaptation.active_terms)}", training.num_steps) as update:
         train(
-            objective, SourceBatches(store, labelled, **size), TargetDomainBatches(store, pool, **size), training,
-            seed=seed, folder=checkpoints, on_step=lambda step, terms: update(step, show_terms(terms)),
+            objective, source_domain, target_domain, training, seed=seed, folder=checkpoints,
+            on_step=lambda step, terms: update(step, show_terms(terms)),
         )  # fmt: skip
+    model = objective.adapted_model(target_domain.whole_pool())
     model.description = _remember(model.description, model_path, unlabelled, source, settings)
     save_model(out, model, head)
     shutil.rmtree(checkpoints)
     progress.say(f"adapted model → {out}")
 
 
-def _check_settings(alignment: AlignmentConfig, seed: int) -> None:
+def _without(labelled: Manifest, pool: UnlabelledPool, skipped: Container[str]) -> tuple[Manifest, UnlabelledPool]:
+    return (
+        Manifest(tuple(item for item in labelled if item.utterance_id not in skipped)),
+        UnlabelledPool(tuple(item for item in pool.recordings if item.utterance_id not in skipped)),
+    )
+
+
+def _check_settings(adaptation: AdaptConfig, seed: int) -> None:
     if seed < 0:
         raise InputError(f"seed is {seed}; expected a number ≥ 0")
-    if not alignment.uses_target_domain:
-        raise InputError(f"method {alignment.method} with weight {alignment.weight:g} leaves the model as it is")
-
-
-def _load_with_head(path: Path) -> tuple[SpeakerModel, nn.Module]:
-    """A model and the speaker classifier it was trained with."""
-    model, state = load_model(path)
-    if not state:
-        raise InputError("this model has no speaker classifier to go on training with", path=path)
-    description = model.description
-    head = build_head(HeadConfig(**description.history["head"]), model.embedding_dim, len(description.speaker_ids))
-    head.load_state_dict(state)
-    return model, head
+    if not adaptation.uses_target_domain:
+        raise InputError("no term has a weight above 0, which leaves the model as it is; give --term NAME=WEIGHT")
 
 
 def _remember(
@@ -145,6 +140,15 @@ def _remember(
     if source is not None:
         history["source"] = {"manifest": str(source.resolve()), "where": {}}
     return replace(description, history=history)
+
+
+def _load_domains(
+    source: Path | None, unlabelled: Path, model_path: Path, description: ModelDescription
+) -> tuple[Manifest, UnlabelledPool]:
+    labelled = _source_manifest(source, model_path, description)
+    pool = load_manifest(unlabelled).unlabelled()
+    _check_apart(labelled, pool, unlabelled)
+    return labelled, pool
 
 
 def _source_manifest(source: Path | None, model_path: Path, description: ModelDescription) -> Manifest:

@@ -96,7 +96,7 @@ def write_recipe(tmp_path: Path, tiny_corpus: Path):
 
 @pytest.fixture
 def make_recipe(write_recipe):
-    """The recipe itself, with overrides such as `adapt.method=mmd`."""
+    """The recipe itself, with overrides such as `adapt.terms.mmd.weight=1`."""
 
     def make(*overrides: str, root: Path | None = None) -> Recipe:
         return load_recipe(write_recipe(root), overrides)

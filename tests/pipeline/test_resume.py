@@ -55,7 +55,7 @@ def rows_without_time(folder: Path) -> list[dict[str, object]]:
 
 
 def test_killed_again_and_again_it_ends_with_the_same_numbers(processes, write_recipe, tmp_path) -> None:
-    recipe = write_recipe(adapt={"method": "mmd"})
+    recipe = write_recipe(adapt={"terms": {"mmd": {}}})
     statuses = [start_and_kill(processes, recipe, tmp_path / "killed", moment) for moment in MOMENTS]
     assert statuses[:3] == [-signal.SIGKILL] * 3
     for out in ("killed", "unbroken"):

@@ -73,8 +73,8 @@ def permute_the_evaluation(rows: Rows) -> None:
 @pytest.mark.parametrize("change", [label_the_pool, permute_the_pool, permute_the_evaluation])
 def test_labels_of_the_target_domain_change_no_bit(tiny_corpus, make_recipe, tmp_path, change) -> None:
     changed = change_manifest(tiny_corpus, tmp_path / "changed", change)
-    plain = run_recipe(make_recipe("adapt.method=mmd"), tmp_path / "a", Progress())
-    leaky = run_recipe(make_recipe("adapt.method=mmd", root=changed), tmp_path / "b", Progress())
+    plain = run_recipe(make_recipe("adapt.terms.mmd.weight=1"), tmp_path / "a", Progress())
+    leaky = run_recipe(make_recipe("adapt.terms.mmd.weight=1", root=changed), tmp_path / "b", Progress())
     assert_same_bits(weights_of(plain.path), weights_of(leaky.path))
 
 
@@ -94,15 +94,15 @@ def test_labels_of_the_source_domain_do_change_it(tiny_corpus, make_recipe, tmp_
 @pytest.mark.parametrize("method", ["coral", "mmd", "dann"])
 def test_a_weight_of_zero_is_no_adaptation_bit_for_bit(make_recipe, tmp_path, method) -> None:
     none = run_recipe(make_recipe(), tmp_path / "none", Progress())
-    zero = run_recipe(make_recipe(f"adapt.method={method}", "adapt.weight=0"), tmp_path / "zero", Progress())
-    full = run_recipe(make_recipe(f"adapt.method={method}"), tmp_path / "full", Progress())
+    zero = run_recipe(make_recipe(f"adapt.terms.{method}.weight=0"), tmp_path / "zero", Progress())
+    full = run_recipe(make_recipe(f"adapt.terms.{method}.weight=1"), tmp_path / "full", Progress())
     assert_same_bits(weights_of(none.path), weights_of(zero.path))
     assert differ(weights_of(none.path), weights_of(full.path))
 
 
 @pytest.mark.parametrize("method", ["dae", "dbn", "vae"])
 def test_same_recipe_and_seed_give_the_same_numbers(make_recipe, tmp_path, method) -> None:
-    recipe = make_recipe(f"pretrain.method={method}", "adapt.method=dann")
+    recipe = make_recipe(f"pretrain.method={method}", "adapt.terms.dann.weight=1")
     first, second = (run_recipe(recipe, tmp_path / name, Progress()) for name in "ab")
     assert_same_bits(weights_of(first.path), weights_of(second.path))
     for backend, scores in first.load_run().seeds[0].scores.items():
@@ -117,7 +117,7 @@ def test_another_seed_gives_another_model(make_recipe, tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["tdnn", "ecapa"])
 def test_other_backbones_run_the_whole_path(make_recipe, tmp_path, name) -> None:
-    recipe = make_recipe(f"backbone.name={name}", "pretrain.strategy=none", "adapt.method=coral")
+    recipe = make_recipe(f"backbone.name={name}", "pretrain.strategy=none", "adapt.terms.coral.weight=1")
     run = run_recipe(recipe, tmp_path, Progress()).load_run()
     assert {len(scores) for scores in run.seeds[0].scores.values()} == {len(run.seeds[0].scores["plain"])}
 

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from spkadapt import cli
-from spkadapt.adapt import AlignmentConfig
+from spkadapt.adapt import AdaptConfig, TermConfig
 from spkadapt.corpora import CORPORA, synthetic
 from spkadapt.corpora.synthetic import SyntheticConfig
 from spkadapt.embed import EmbeddingSet
@@ -35,7 +35,7 @@ from spkadapt.score import load_scores
 from spkadapt.train import TrainConfig
 from spkadapt.trials import load_trials
 
-MMD = AlignmentConfig("mmd", 10.0)
+MMD = AdaptConfig({"mmd": TermConfig(10.0)})
 TRAINING = TrainConfig(num_steps=6, batch_size=4, crop_frames=20, checkpoint_every=2)
 
 
@@ -73,18 +73,16 @@ def test_the_stages_on_files_give_the_scores_of_the_run(run, model, pool, tiny_c
 
 def test_adapting_changes_the_model_and_is_remembered(model, pool, tmp_path) -> None:
     out = tmp_path / "adapted.safetensors"
-    adapt_model(model, pool, out, Progress(), alignment=MMD, training=TRAINING, cache=tmp_path / "cache")
+    adapt_model(model, pool, out, Progress(), adaptation=MMD, training=TRAINING, cache=tmp_path / "cache")
     (before, _), (after, head) = load_model(model), load_model(out)
     assert not torch.equal(before.backbone.embedding.weight, after.backbone.embedding.weight)
     assert head
-    assert after.description.history["adapted"][0]["alignment"] == {
-        "method": "mmd",
-        "weight": 10.0,
-        "schedule": "constant",
-    }
+    remembered = after.description.history["adapted"][0]["adapt"]
+    assert remembered["terms"]["mmd"]["weight"] == 10.0
+    assert remembered["batch_norm"] == "shared"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     again = tmp_path / "again.safetensors"
-    adapt_model(out, pool, again, Progress(), alignment=MMD, training=TRAINING, cache=tmp_path / "cache")
+    adapt_model(out, pool, again, Progress(), adaptation=MMD, training=TRAINING, cache=tmp_path / "cache")
     assert len(load_model(again)[0].description.history["adapted"]) == 2
 
 
@@ -100,7 +98,7 @@ def test_speakers_of_the_unlabelled_manifest_are_not_read(model, pool, tmp_path)
     for name, manifest in (("a", pool), ("b", labelled)):
         adapt_model(
             model, manifest, tmp_path / f"{name}.safetensors", Progress(),
-            alignment=MMD, training=TRAINING, cache=tmp_path / "cache",
+            adaptation=MMD, training=TRAINING, cache=tmp_path / "cache",
         )  # fmt: skip
     first, second = (load_model(tmp_path / f"{name}.safetensors")[0].state_dict() for name in "ab")
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -111,7 +109,7 @@ def test_an_adaptation_that_was_killed_goes_on(model, pool, tmp_path, monkeypatc
 
     def adapt(out: str) -> None:
         adapt_model(
-            model, pool, tmp_path / out, Progress(), alignment=MMD, training=TRAINING, cache=tmp_path / "cache"
+            model, pool, tmp_path / out, Progress(), adaptation=MMD, training=TRAINING, cache=tmp_path / "cache"
         )
 
     adapt("unbroken.safetensors")
@@ -137,7 +135,7 @@ def test_an_adaptation_that_was_killed_goes_on(model, pool, tmp_path, monkeypatc
 def test_a_source_that_was_named_is_remembered(model, pool, tiny_corpus, tmp_path) -> None:
     source, once, twice = tmp_path / "source.csv", tmp_path / "once.safetensors", tmp_path / "twice.safetensors"
     load_manifest(tiny_corpus / "manifest.csv").where({"split": "train"}).save_csv(source)
-    settings = {"alignment": MMD, "training": TRAINING, "cache": tmp_path / "cache"}
+    settings = {"adaptation": MMD, "training": TRAINING, "cache": tmp_path / "cache"}
     adapt_model(model, pool, once, Progress(), source=source, seed=3, **settings)
     history = load_model(once)[0].description.history
     assert history["source"] == {"manifest": str(source), "where": {}}
@@ -152,25 +150,25 @@ def test_a_model_without_its_classifier_cannot_be_adapted(model, pool, tmp_path)
     bare = tmp_path / "bare.safetensors"
     save_model(bare, load_model(model)[0])
     with pytest.raises(InputError, match=r"bare.safetensors: this model has no speaker classifier"):
-        adapt_model(bare, pool, tmp_path / "out", Progress(), alignment=MMD, training=TRAINING)
+        adapt_model(bare, pool, tmp_path / "out", Progress(), adaptation=MMD, training=TRAINING)
 
 
 def test_a_negative_seed_is_refused(model, pool, tmp_path) -> None:
     with pytest.raises(InputError, match="seed is -1; expected a number ≥ 0"):
-        adapt_model(model, pool, tmp_path / "out", Progress(), alignment=MMD, training=TRAINING, seed=-1)
+        adapt_model(model, pool, tmp_path / "out", Progress(), adaptation=MMD, training=TRAINING, seed=-1)
 
 
-@pytest.mark.parametrize("alignment", [AlignmentConfig("none"), AlignmentConfig("mmd", 0.0)])
-def test_an_adaptation_that_does_nothing_is_refused(model, pool, tmp_path, alignment) -> None:
+@pytest.mark.parametrize("adaptation", [AdaptConfig(), AdaptConfig({"mmd": TermConfig(0.0)})])
+def test_an_adaptation_that_does_nothing_is_refused(model, pool, tmp_path, adaptation) -> None:
     with pytest.raises(InputError, match="leaves the model as it is"):
-        adapt_model(model, pool, tmp_path / "out", Progress(), alignment=alignment, training=TRAINING)
+        adapt_model(model, pool, tmp_path / "out", Progress(), adaptation=adaptation, training=TRAINING)
 
 
 def test_source_corpora_that_do_not_fit(model, pool, tiny_corpus, tmp_path) -> None:
     def adapt(unlabelled: Path, source: Path | None) -> None:
         adapt_model(
             model, unlabelled, tmp_path / "out", Progress(),
-            source=source, alignment=MMD, training=TRAINING, cache=tmp_path / "cache",
+            source=source, adaptation=MMD, training=TRAINING, cache=tmp_path / "cache",
         )  # fmt: skip
 
     with pytest.raises(InputError, match=r"manifest.csv: 15 utterance ids are those of source recordings too"):
@@ -192,7 +190,7 @@ def test_a_model_whose_source_is_gone(tiny_corpus, make_recipe, pool, tmp_path) 
         InputError, match=r"the source corpus it was trained on, .*, is not there; name it with --source"
     ):
         adapt_model(
-            run.seed(0) / "model.safetensors", pool, tmp_path / "out", Progress(), alignment=MMD, training=TRAINING
+            run.seed(0) / "model.safetensors", pool, tmp_path, Progress(), adaptation=MMD, training=TRAINING
         )
 
 

@@ -1,0 +1,141 @@
+"""Every term by its name in a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from spkadapt import align
+from spkadapt.adapt.config import AdaptConfig, TermConfig
+from spkadapt.adapt.recording_terms import CallTerm, PrototypeTerm, PseudoSpeakerTerm
+from spkadapt.adapt.teacher_terms import DinoTerm, MeanTeacherTerm, MocoTerm, SimclrTerm
+from spkadapt.adapt.terms import (
+    AddaTerm,
+    ClassConditionalTerm,
+    ClassPairTerm,
+    JointTerm,
+    PairTerm,
+    PredictionPairTerm,
+    PredictionTerm,
+    RecordingTerm,
+    Term,
+    TermContext,
+    construct,
+)
+from spkadapt.backbone import DnnConfig
+from spkadapt.errors import InputError, suggest
+from spkadapt.features import FeatureConfig
+from spkadapt.model import ModelDescription, SpeakerModel
+
+Loss = Callable[..., nn.Module]
+Builder = Callable[[TermContext, TermConfig], Term]
+
+
+def _pair(loss: Loss) -> Builder:
+    return lambda context, config: PairTerm(
+        lambda dim: construct(loss, config.options, {"dim": dim}), context, config
+    )
+
+
+def _wrap(wrapper: Callable[..., Term], loss: Loss) -> Builder:
+    """A term that wraps a loss, built with what its constructor asks for of the context."""
+
+    def build(context: TermContext, config: TermConfig) -> Term:
+        return wrapper(construct(loss, config.options, context.sizes()))
+
+    return build
+
+
+def _term(cls: Callable[..., Term]) -> Builder:
+    """A term that is built as it is, with what its constructor asks for of the context."""
+
+    def build(context: TermContext, config: TermConfig) -> Term:
+        term = construct(cls, config.options, {**context.sizes(), "model": context.model})
+        assert isinstance(term, Term)
+        return term
+
+    return build
+
+
+TERMS: dict[str, Builder] = {
+    # Between rows of the source and rows of the target domain; of frames too.
+    "coral": _pair(align.CoralLoss),
+    "log_coral": _pair(align.LogCoralLoss),
+    "mean": _pair(align.MeanLoss),
+    "cmd": _pair(align.CmdLoss),
+    "homm": _pair(align.HommLoss),
+    "mmd": _pair(align.MmdLoss),
+    "linear_mmd": _pair(align.LinearMmdLoss),
+    "polynomial_mmd": _pair(align.PolynomialMmdLoss),
+    "random_feature_mmd": _pair(align.RandomFeatureMmdLoss),
+    "energy": _pair(align.EnergyDistanceLoss),
+    "sliced_wasserstein": _pair(align.SlicedWassersteinLoss),
+    "max_sliced_wasserstein": _pair(align.MaxSlicedWassersteinLoss),
+    "sinkhorn": _pair(align.SinkhornLoss),
+    "spectral": _pair(align.BatchSpectralPenalty),
+    "dann": _pair(align.DomainAdversarialLoss),
+    "wasserstein_critic": _pair(align.WassersteinCriticLoss),
+    "vdann": _pair(align.VdannLoss),
+    "infovdann": _pair(align.InfoVdannLoss),
+    "domain_separation": _pair(align.DomainSeparationLoss),
+    "adda": _term(AddaTerm),
+    "joint_mmd": _wrap(JointTerm, align.JointMmdLoss),
+    # Knowing speakers of the source and recordings of the target domain, or what the classifier predicts.
+    "within_covariance": _wrap(ClassPairTerm, align.WithinCovarianceLoss),
+    "between_covariance": _wrap(ClassPairTerm, align.BetweenCovarianceLoss),
+    "cdan": _wrap(PredictionPairTerm, align.ConditionalDomainAdversarialLoss),
+    "lmmd": _wrap(ClassConditionalTerm, align.LmmdLoss),
+    # What the speaker classifier makes of the target domain.
+    "entropy": _wrap(PredictionTerm, align.EntropyLoss),
+    "class_confusion": _wrap(PredictionTerm, align.MinimumClassConfusionLoss),
+    "information": _wrap(PredictionTerm, align.InformationMaximisationLoss),
+    "nuclear_norm": _wrap(partial(PredictionTerm, of_posteriors=True), align.BatchNuclearNormLoss),
+    # Of the target domain alone.
+    "contrastive": _wrap(RecordingTerm, align.SameRecordingContrastiveLoss),
+    "prototypical": _wrap(RecordingTerm, align.AngularPrototypicalLoss),
+    "calls": _term(CallTerm),
+    "prototypes": _term(PrototypeTerm),
+    "pseudo_speakers": _term(PseudoSpeakerTerm),
+    "mean_teacher": _term(MeanTeacherTerm),
+    "simclr": _term(SimclrTerm),
+    "moco": _term(MocoTerm),
+    "dino": _term(DinoTerm),
+}
+"""What a recipe's `adapt.terms` may name → what builds it."""
+
+
+def build_term(name: str, config: TermConfig, context: TermContext) -> Term:
+    """A term of the objective.
+
+    Raises:
+        InputError: there is no such term; it has no such option, no frame level, or nothing to compare with.
+    """
+    if name not in TERMS:
+        raise InputError(f'there is no term "{name}"; {suggest(name, TERMS)}')
+    try:
+        term = TERMS[name](context, config)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    if config.level != "embedding" and not term.has_levels:
+        raise InputError(f"{name}: level is {config.level}, and this term compares embeddings only")
+    if config.per_source_domain and not term.has_levels:
+        raise InputError(f"{name}: per_source_domain is set, and this term does not take a part of the source")
+    if term.compares_domains and not context.has_source:
+        raise InputError(f"{name}: compares the target domain with the source, and adapt.source is absent")
+    return term
+
+
+def check_terms(config: AdaptConfig) -> list[str]:
+    """What is wrong with the terms of a recipe, found by building them for a network of a few weights."""
+    shape = DnnConfig(left_context=0, right_context=0, hidden_dims=(2,), embedding_dim=2)
+    model = SpeakerModel(ModelDescription(FeatureConfig(), None, 2, "dnn", shape))
+    context = TermContext(model, num_speakers=1000, num_recordings=1000, has_source=config.source != "absent")
+    problems = []
+    for name, term in config.terms.items():
+        try:
+            build_term(name, term, context)
+        except InputError as error:
+            problems.append(str(error))
+    return problems
