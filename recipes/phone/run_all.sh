@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# Every run behind RESULTS.md. About an hour on two idle cores; a killed run goes on where it was.
+# Every run behind RESULTS.md. Some four hours on two idle cores; a killed run goes on where it was.
 # Usage: recipes/phone/run_all.sh [CORPUS_ROOT] [OUT]
 set -euo pipefail
 root=${1:-../shared/corpora} out=${2:-runs}
 here=$(dirname "$0")
 
-run() { # NAME RECIPE [KEY=VALUE …]
-  local name=$1 recipe=$2 sets=()
-  shift 2
-  for set in "$@"; do sets+=(--set "$set"); done
-  spkadapt run "$here/$recipe.yaml" --out "$out" --set "corpus.root=$root" --set "name=phone/$name" ${sets[@]+"${sets[@]}"}
-}
-
-for recipe in source_only coral mmd dann; do
-  run "$recipe" "$recipe"
+recipes=("$here/initial.yaml" "$here/source_only.yaml")  # the start, and what the others are compared with
+for recipe in "$here"/*.yaml; do
+  case $(basename "$recipe" .yaml) in
+    initial | source_only | *_long) ;;
+    *) recipes+=("$recipe") ;;
+  esac
 done
-for method in dbn vae; do
-  run "source_only-$method" source_only "pretrain.method=$method"
+spkadapt run "${recipes[@]}" --out "$out" --set "corpus.root=$root"
+spkadapt run "$here"/source_only_long.yaml "$here"/voiced_{calls,pseudo_speakers}_long.yaml --out "$out" \
+  --set "corpus.root=$root"
+for family in '' _long; do # each compared with the source-only run of its own budget
+  runs=()
+  for run in "$out"/phone/*/; do
+    case $(basename "$run") in
+      initial | source_only | source_only_long) ;;
+      *_long) [[ $family ]] && runs+=("$run") ;;
+      *) [[ $family ]] || runs+=("$run") ;;
+    esac
+  done
+  spkadapt report "$out/phone/source_only$family" "${runs[@]}" --out "$out/report$family"
 done
-run source_only-frozen source_only pretrain.strategy=frozen
-run source_only-scratch source_only pretrain.strategy=none
-run mmd-scratch mmd pretrain.strategy=none
-run dann-scratch dann pretrain.strategy=none
-
-spkadapt report "$out"/phone/{source_only,coral,mmd,dann,source_only-{scratch,dbn,vae,frozen},mmd-scratch,dann-scratch} \
-  --out "$out/phone"
-spkadapt report "$out"/phone/{source_only,mmd,dann}-scratch --out "$out/phone/scratch"
