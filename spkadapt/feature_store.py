@@ -118,7 +118,14 @@ def extract_features(
         done += len(shard)
         if on_progress is not None:
             on_progress(done)
-    _merge_shards(folder, recordings, len(shards), {"features": asdict(features), "vad": vad and asdict(vad)})
+    try:
+        _merge_shards(folder, recordings, len(shards), {"features": asdict(features), "vad": vad and asdict(vad)})
+    except FileNotFoundError:
+        # Another process computed the same store, was first, and has cleared the shards away.
+        if not (folder / "store.json").is_file():
+            raise
+        for number in range(len(shards)):
+            (folder / f"shard-{number:05d}.npz").unlink(missing_ok=True)
     return FeatureStore.open(folder)
 
 
@@ -146,11 +153,13 @@ def _extract_shard(
 def _load(recording: Recording, features: FeatureConfig, change: WaveformChange | None) -> torch.Tensor:
     start, duration = (0.0, None) if recording.start is None else (recording.start, recording.duration)
     waveform = load_audio(recording.path, features.sample_rate, start=start, duration=duration)
+    if change is not None:
+        waveform = change(recording, waveform)
     try:
         check_length(len(waveform), features)
     except InputError as error:
         raise InputError(str(error), path=recording.path) from None
-    return waveform if change is None else change(recording, waveform)
+    return waveform
 
 
 def _extract_batch(
@@ -194,4 +203,4 @@ def _merge_shards(
     index = {"utterance_ids": [item.utterance_id for item in recordings], "lengths": lengths, **made_with}
     write_json(folder / "store.json", index)
     for path in paths:
-        path.unlink()
+        path.unlink(missing_ok=True)

@@ -148,9 +148,9 @@ def train(
             weights = objective.weights(state.step / config.num_steps)
             labelled = None if source is None else source.batch(state.step)
             unlabelled = None
+            if target_domain is not None and objective.has_rounds and state.step in rounds:
+                objective.start_round(target_domain.whole_pool())
             if target_domain is not None and any(weights.values()):
-                if objective.has_rounds and state.step in rounds:
-                    objective.start_round(batch.to(config.device) for batch in target_domain.whole_pool())
                 unlabelled = target_domain.batch(state.step)
             state.take_step(labelled, unlabelled, weights)
             state.seconds += time.monotonic() - start

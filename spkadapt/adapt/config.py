@@ -83,6 +83,10 @@ class AdaptConfig:
             raise InputError(f"rounds is {self.rounds}; expected at least 1")
         if self.source != "trained" and not self.active_terms:
             raise InputError(f"source is {self.source} and no term has a weight above 0: nothing would be learnt")
+        if self.batch_norm == "per_domain" and not self.active_terms:
+            raise InputError(
+                "batch_norm is per_domain and no term has a weight above 0: the target domain would not be seen"
+            )
 
     @property
     def active_terms(self) -> dict[str, TermConfig]:

@@ -58,6 +58,7 @@ class MultiTaskObjective(nn.Module):
             {name: build_term(name, term, context) for name, term in config.active_terms.items()}
         )
         self._outputs: StepOutputs | None = None
+        self._active: list[str] = []
         if config.batch_norm == "per_domain":
             if any(term.has_teacher for term in self._own_terms()):
                 raise InputError("batch_norm is per_domain; a term that keeps a teacher needs shared statistics")
@@ -96,6 +97,7 @@ class MultiTaskObjective(nn.Module):
         """
         values: dict[str, Tensor] = {}
         self._outputs = None
+        self._active = [name for name, weight in weights.items() if weight > 0]
         if target_domain is None:
             assert source is not None
             values["speaker"] = self.head(self._encode(source.features).embeddings, source.speakers)
@@ -103,16 +105,17 @@ class MultiTaskObjective(nn.Module):
         self._outputs = outputs = self._outputs_of(source, target_domain, progress)
         if outputs.source is not None and self.config.source == "trained":
             values["speaker"] = self.head(outputs.source.embeddings, outputs.speakers)
-        for name, weight in weights.items():
-            if weight > 0:
-                values[name] = self.terms[name](outputs)
+        for name in self._active:
+            values[name] = self.terms[name](outputs)
         total = sum(weights.get(name, 1.0) * value for name, value in values.items())
         return {**values, "total": torch.as_tensor(total)}
 
     def after_step(self) -> None:
-        """Let the terms follow the network, once the optimiser has moved it."""
+        """Let the terms of this step follow the network, once the optimiser has moved it."""
         if self._outputs is not None:
-            for term in self._own_terms():
+            for name in self._active:
+                term = self.terms[name]
+                assert isinstance(term, Term)
                 term.after_step(self.model, self._outputs)
 
     @property
@@ -124,10 +127,11 @@ class MultiTaskObjective(nn.Module):
     def start_round(self, pool: Iterable[TargetDomainBatch]) -> None:
         """Show the whole pool, as the network sees it now, to the terms that ask for it."""
         self.model.eval()
-        seen = [
-            (on_sphere(self._encode(batch.features, domains=TARGET_DOMAIN).embeddings), batch.recordings)
-            for batch in pool
-        ]
+        seen = []
+        for batch in pool:
+            batch = batch.to(self._device)
+            encoded = self._encode(batch.features, domains=TARGET_DOMAIN)
+            seen.append((on_sphere(encoded.embeddings), batch.recordings))
         self.model.train()
         embeddings, recordings = (torch.cat(parts) for parts in zip(*seen, strict=True))
         for term in self._own_terms():
@@ -147,12 +151,17 @@ class MultiTaskObjective(nn.Module):
     def adapted_model(self, pool: Iterable[TargetDomainBatch]) -> SpeakerModel:
         """The network as it is to be used on the target domain, its batch normalisation as the recipe says."""
         if self.config.batch_norm == "adabn":
-            adapt_batch_norm(self.model, [(batch.features, _lengths(batch.features)) for batch in pool])
+            features = [batch.to(self._device).features for batch in pool]
+            adapt_batch_norm(self.model, [(batch, _lengths(batch)) for batch in features])
         if self.config.batch_norm == "per_domain":
             plain = extract_domain(self.model, TARGET_DOMAIN)
             assert isinstance(plain, SpeakerModel)
             return plain
         return self.model
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.feature_mean.device
 
     def _own_terms(self) -> list[Term]:
         return [term for term in self.terms.values() if isinstance(term, Term)]
@@ -168,8 +177,8 @@ class MultiTaskObjective(nn.Module):
                 of_source = self._encode(source.features, self.source_model)
             of_target = self._encode(target_domain.features, domains=TARGET_DOMAIN)
         else:
-            sizes = torch.tensor([len(source.features), len(target_domain.features)])
-            domains = torch.tensor([SOURCE_DOMAIN, TARGET_DOMAIN]).repeat_interleave(sizes)
+            of_speakers = torch.full_like(source.speakers, SOURCE_DOMAIN)
+            domains = torch.cat([of_speakers, torch.full_like(target_domain.recordings, TARGET_DOMAIN)])
             both = self._encode(torch.cat([source.features, target_domain.features]), domains=domains)
             of_source, of_target = both.split(len(source.features))
         return StepOutputs(
