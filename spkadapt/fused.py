@@ -30,9 +30,9 @@ from spkadapt.score.listed import TrialRows, check_rows, plan_jobs, score_job
 # Rows in a block's side on a CPU, where each thread multiplies for itself: 4 MB of scores, counted while near.
 _CPU_BLOCK = 1024
 # Distinct scores that are kept at most, and trials so few that all their scores are.
-_CAPACITY, _FEW = 1 << 22, 1 << 17
+_CAPACITY, _FEW = 6 << 20, 1 << 17
 # At most so many trials of either kind are sampled, of no more rows than this of a side.
-_MOST_NONTARGETS, _MOST_TARGETS, _MOST_ROWS = 1 << 20, 200_000, 1 << 15
+_MOST_NONTARGETS, _MOST_TARGETS, _MOST_ROWS = 1 << 19, 200_000, 1 << 14
 # Listed trials that a thread counts at a time.
 _CHUNK = 1 << 20
 
@@ -53,7 +53,7 @@ def measure_all_pairs(
     """Error rates of every enrolment row with every test row.
 
     On a CPU as many threads as torch has each score and count blocks of their own. Beside the sides, memory is
-    some 100 MB, and 10 MB for each thread; where the sample misleads, up to 200 MB more.
+    some 150 MB, and 10 MB for each thread; where the sample misleads, up to 100 MB more.
 
     Args:
         scorer: made both sides.
