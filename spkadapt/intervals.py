@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import beta
 
 from spkadapt.errors import InputError
 from spkadapt.metrics import (
@@ -234,6 +235,27 @@ def percentile_interval(replicates: np.ndarray, level: float = 0.95) -> Interval
     if not 0 < level < 1:
         raise InputError(f"expected level between 0 and 1, found {level}")
     low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), level)
+
+
+def clopper_pearson_interval(num_events: int, num_cases: int, level: float = 0.95) -> Interval:
+    """The exact interval of a rate from how often it was seen (Clopper & Pearson, 1934).
+
+        low = Beta⁻¹(α/2; k, n − k + 1),   high = Beta⁻¹(1 − α/2; k + 1, n − k),   α = 1 − level
+
+    and 0 where none of n cases had the event, 1 where all had it. It covers the rate with at least `level`
+    whatever the rate is, if cases are independent.
+
+    Raises:
+        InputError: unless 0 ≤ num_events ≤ num_cases, num_cases ≥ 1 and 0 < level < 1.
+    """
+    if not 0 <= num_events <= num_cases or num_cases < 1:
+        raise InputError(f"expected from 0 to num_cases ≥ 1 events, found {num_events} of {num_cases}")
+    if not 0 < level < 1:
+        raise InputError(f"expected level between 0 and 1, found {level}")
+    tail, rest = (1 - level) / 2, num_cases - num_events
+    low = beta.ppf(tail, num_events, rest + 1) if num_events else 0.0
+    high = beta.ppf(1 - tail, num_events + 1, rest) if rest else 1.0
     return Interval(float(low), float(high), level)
 
 

@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from spkadapt.errors import InputError
-from spkadapt.intervals import bootstrap_by_speaker, bootstrap_metrics, compare_paired, percentile_interval
+from spkadapt.intervals import (
+    bootstrap_by_speaker,
+    bootstrap_metrics,
+    clopper_pearson_interval,
+    compare_paired,
+    percentile_interval,
+)
 from spkadapt.metrics import OperatingPoint, compute_eer, compute_min_dcf, measure, measure_equalised
 from spkadapt.metrics.weighted import (
     AUC,
@@ -258,3 +264,40 @@ def test_refusals() -> None:
         assert "shape (num_replicates,)" in refusal(percentile_interval, replicates)
     for level in (0, 1, 95):
         assert f"level between 0 and 1, found {level}" in refusal(percentile_interval, np.ones(3), level=level)
+
+
+# A rate from counts ---------------------------------------------------------------------------------------------
+
+
+def binomial_tail(num_cases: int, rate: float, counts: range) -> float:
+    return sum(math.comb(num_cases, k) * rate**k * (1 - rate) ** (num_cases - k) for k in counts)
+
+
+@pytest.mark.parametrize(("num_events", "num_cases"), [(1, 7), (3, 20), (19, 20), (40, 92)])
+def test_each_end_of_the_exact_interval_makes_the_count_as_rare_as_its_tail(
+    num_events: int, num_cases: int
+) -> None:
+    """The definition: at the low end so many or more, at the high end so many or fewer, have probability 2.5 %."""
+    found = clopper_pearson_interval(num_events, num_cases)
+    above = binomial_tail(num_cases, found.low, range(num_events, num_cases + 1))
+    below = binomial_tail(num_cases, found.high, range(num_events + 1))
+    assert (above, below) == (pytest.approx(0.025, rel=1e-9), pytest.approx(0.025, rel=1e-9))
+    assert found.level == 0.95
+
+
+def test_none_and_all_leave_one_end_open() -> None:
+    """The high end of 0 of n is 1 − (α/2)^(1/n)."""
+    none, every = clopper_pearson_interval(0, 30, 0.9), clopper_pearson_interval(30, 30, 0.9)
+    assert (none.low, none.high) == (0, pytest.approx(1 - 0.05 ** (1 / 30)))
+    assert (every.low, every.high) == (pytest.approx(0.05 ** (1 / 30)), 1)
+
+
+@pytest.mark.parametrize(("num_events", "num_cases"), [(-1, 5), (6, 5), (0, 0)])
+def test_impossible_counts_are_refused(num_events: int, num_cases: int) -> None:
+    with pytest.raises(InputError, match=f"events, found {num_events} of {num_cases}"):
+        clopper_pearson_interval(num_events, num_cases)
+
+
+def test_the_level_of_a_rate_is_checked() -> None:
+    with pytest.raises(InputError, match="expected level between 0 and 1, found 1"):
+        clopper_pearson_interval(1, 2, 1)

@@ -7,6 +7,7 @@ from spkadapt.pipeline.evaluation import calibrate_files, evaluate_file
 from spkadapt.pipeline.reporting import check_recipe, report_runs, run_recipes
 from spkadapt.pipeline.run import run_recipe
 from spkadapt.pipeline.scoring import measure_all_pairs, score_file
+from spkadapt.pipeline.selection import select_runs
 from spkadapt.pipeline.standalone import (
     DEFAULT_CACHE,
     adapt_model,
@@ -28,4 +29,5 @@ __all__ = [
     "run_recipe",
     "run_recipes",
     "score_file",
+    "select_runs",
 ]

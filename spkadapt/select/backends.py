@@ -27,12 +27,12 @@ from spkadapt.backend.adapted import (
 )
 from spkadapt.backend.chain import Backend
 from spkadapt.backend.cosine import CosineScorer
-from spkadapt.backend.covariance import sum_by_class
 from spkadapt.errors import InputError
 from spkadapt.intervals import compare_paired
 from spkadapt.metrics import compute_eer
 from spkadapt.metrics.weighted import EER
 from spkadapt.score import score_all_pairs
+from spkadapt.select.pool_trials import mean_cosines, pair_nearest
 
 CHOICE_RULE = (
     "the least pseudo-speaker EER of no adaptation, centring, and same-recording WCCN at any strength; another "
@@ -210,7 +210,7 @@ def _halve_once(
         fitted_on.append(np.flatnonzero(half_of[session_of] != half))
         kept = _thin(np.flatnonzero(half_of[session_of] == half), session_of, generator)
         sessions, number = np.unique(session_of[kept], return_inverse=True)
-        pseudo = sessions[_pair_nearest(embeddings[kept], number, len(sessions))][number]
+        pseudo = sessions[pair_nearest(mean_cosines(embeddings[kept], number, len(sessions)))][number]
         first, second = np.triu_indices(len(kept), 1)
         across = number[first] != number[second]
         first, second = first[across], second[across]
@@ -229,23 +229,6 @@ def _thin(rows: np.ndarray, session_of: np.ndarray, generator: np.random.Generat
     place = np.arange(len(rows)) - np.repeat(starts, counts)
     number = np.repeat(generator.permutation(len(starts)), counts)
     return np.sort(rows[order][(place < _MOST_UTTERANCES) & (number < _MOST_SESSIONS)])
-
-
-def _pair_nearest(embeddings: np.ndarray, session_of: np.ndarray, num_sessions: int) -> np.ndarray:
-    """For each session the lower number of itself and its partner: its nearest, where it is the nearest of that.
-
-    Shape:
-        embeddings: `(num_embeddings, dim)`, centred
-        session_of: `(num_embeddings,)`
-        returns `(num_sessions,)`
-    """
-    means = sum_by_class(embeddings, session_of, num_sessions)
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
-    cosines = means @ means.T
-    np.fill_diagonal(cosines, -np.inf)
-    nearest = cosines.argmax(axis=1)
-    own = np.arange(num_sessions)
-    return np.where(nearest[nearest] == own, np.minimum(own, nearest), own)
 
 
 def _score_method(

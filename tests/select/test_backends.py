@@ -20,6 +20,7 @@ from spkadapt.intervals import compare_paired
 from spkadapt.metrics import compute_eer
 from spkadapt.select import Candidate, Choice, choose_backend
 from spkadapt.select import backends as select
+from spkadapt.select.pool_trials import mean_cosines, pair_nearest
 
 DIM, NUM_SPEAKERS, CALLS, PER_CALL = 12, 40, 2, 6
 QUICK = (NO_ADAPTATION, COSINE_METHOD)
@@ -214,7 +215,7 @@ def test_pairs_are_calls_that_are_each_others_nearest() -> None:
     """a and b point one way, c nearly so; c's nearest is b, but b's is a. d is alone."""
     means = np.array([[1, 0, 0], [1, 0.1, 0], [1, 0.6, 0], [0, 0, 1]], dtype=float)
     calls = np.repeat(np.arange(4), 2)
-    np.testing.assert_array_equal(select._pair_nearest(means[calls], calls, 4), [0, 0, 2, 3])
+    np.testing.assert_array_equal(pair_nearest(mean_cosines(means[calls], calls, 4)), [0, 0, 2, 3])
 
 
 def test_halvings_part_calls_and_compare_across_them() -> None:

@@ -1,0 +1,198 @@
+"""Ranks finished runs without labels of the target domain, and says whether any is better than the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from spkadapt import __version__
+from spkadapt.embed import EmbeddingSet
+from spkadapt.errors import InputError
+from spkadapt.files import write_json
+from spkadapt.manifest import Manifest, UnlabelledPool, load_manifest
+from spkadapt.progress import Progress
+from spkadapt.run_folder import RunFolder
+from spkadapt.select import (
+    MODEL_CHOICE_RULE,
+    RULE_VALIDATORS,
+    VALIDATORS,
+    Judgement,
+    Model,
+    ModelChoice,
+    SelectionData,
+    choose_model,
+    find_validator,
+    predict_eer,
+)
+
+ALL = "all"
+BACKEND = "centred"
+_PREDICTED = "predicted_eer"
+
+
+def select_runs(
+    folders: Sequence[Path],
+    progress: Progress,
+    *,
+    baseline: Path | None = None,
+    validator: str | None = None,
+    json_file: Path | None = None,
+) -> ModelChoice:
+    """Choose one of several runs by `MODEL_CHOICE_RULE`, from embeddings of the source domain and the pool alone.
+
+    Evaluation manifest, trials and scores are not read. Embeddings are centred on their own domain's mean, as the
+    backend `centred` has them.
+
+    Args:
+        folders: of runs that have ended, trained on the same recordings.
+        progress: where to show the table and the choice.
+        baseline: the one of them that was not adapted; the first if not given.
+        validator: rank by this one of `VALIDATORS` instead of by the rule; or `all`: rule, and ask all of them.
+        json_file: where to write what was found.
+
+    Raises:
+        InputError: a folder without a run, a run that has not ended, runs of different recordings or of one name,
+            a baseline that is none of them, fewer than two, or an unknown validator.
+    """
+    if validator not in (None, ALL):
+        find_validator(str(validator))
+    if len(folders) < 2:
+        raise InputError(f"expected two runs or more to choose from, found {len(folders)}")
+    runs = [RunFolder(folder) for folder in folders]
+    names = [str(run.load_recipe()["name"]) for run in runs]
+    unadapted = names[0] if baseline is None else _find_baseline(baseline, folders, names)
+    source, pool = _load_common_parts(runs)
+    models = [_load_model(name, run, source, pool) for name, run in zip(names, runs, strict=True)]
+    by = RULE_VALIDATORS if validator in (None, ALL) else (str(validator),)
+    shown = tuple(VALIDATORS) if validator == ALL else ()
+    with progress.task("validators", len(set(by) | set(shown))) as update:
+        choice = choose_model(models, baseline=unadapted, validators=by, shown=shown, on_progress=update)
+    progress.show(_render(choice))
+    predictions = _predict(choice, models, unadapted)
+    for line in _explain(choice, unadapted, predictions):
+        progress.say(line)
+    if json_file is not None:
+        record = _describe(choice, unadapted, by, dict(zip(names, folders, strict=True)))
+        write_json(json_file, {**record, "predictions": predictions})
+        progress.say(f"→ {json_file}")
+    return choice
+
+
+def _find_baseline(baseline: Path, folders: Sequence[Path], names: Sequence[str]) -> str:
+    for folder, name in zip(folders, names, strict=True):
+        if folder.resolve() == baseline.resolve():
+            return name
+    listed = ", ".join(str(folder) for folder in folders)
+    raise InputError(f"the baseline must be one of the runs to choose from: {listed}", path=baseline)
+
+
+def _load_common_parts(runs: Sequence[RunFolder]) -> tuple[Manifest, UnlabelledPool]:
+    """The source domain and the pool of the runs, of which the pool's type has no speakers."""
+    parts = [
+        (load_manifest(run.path / "source.csv"), load_manifest(run.path / "target_domain.csv").unlabelled())
+        for run in runs
+    ]
+    known = [
+        (
+            [(item.utterance_id, item.speaker_id) for item in source],
+            [(item.utterance_id, item.session_id) for item in pool.recordings],
+        )
+        for source, pool in parts
+    ]
+    for run, found in zip(runs, known, strict=True):
+        if found != known[0]:
+            message = f"this run's source or target domain is not that of {runs[0].path}; they cannot be compared"
+            raise InputError(message, path=run.path)
+    return parts[0]
+
+
+def _load_model(name: str, run: RunFolder, source: Manifest, pool: UnlabelledPool) -> Model:
+    seeds = run.load_recipe()["seeds"]
+    unfinished = [seed for seed in seeds if not run.has_seed(seed)]
+    if unfinished:
+        raise InputError(f"the run has not ended: seeds {unfinished} are missing; run it again", path=run.path)
+    embeddings = [EmbeddingSet.load(run.seed(seed) / "embeddings.npz") for seed in seeds]
+    return Model(name, tuple(SelectionData.from_parts(one, source, pool).centred() for one in embeddings))
+
+
+def _render(choice: ModelChoice) -> Table:
+    """One row a validator, one column a model: values, the best in bold."""
+    table = Table(show_edge=False, pad_edge=False, caption="No label of the target domain was seen.")
+    table.add_column("validator")
+    for name in choice.ranks:
+        table.add_column(Text(f"{name}  ← chosen" if name == choice.chosen else name), justify="right")
+    table.add_row("mean rank", *(Text(f"{rank:.2f}") for rank in choice.ranks.values()))
+    table.add_section()
+    for judgement in choice.judgements:
+        arrow = "↑" if VALIDATORS[judgement.validator].higher_is_better else "↓"
+        table.add_row(f"{judgement.validator} {arrow}", *(_cell(judgement, name) for name in choice.ranks))
+    return table
+
+
+def _cell(judgement: Judgement, name: str) -> Text:
+    value = judgement.values[name]
+    if value is None:
+        return Text("–")
+    shown = f"{100 * value:.2f} %" if judgement.validator.endswith("_eer") else f"{value:.4g}"
+    best = judgement.ranks[name] == min(judgement.ranks.values())
+    return Text(shown, style="bold" if best else "")
+
+
+def _predict(choice: ModelChoice, models: Sequence[Model], baseline: str) -> dict[str, Any]:
+    """The EER that scores predict for the baseline and the first in rank, where that was asked for."""
+    if _PREDICTED not in [judgement.validator for judgement in choice.judgements]:
+        return {}
+    predictions: dict[str, Any] = {}
+    for model in models:
+        if model.name in (baseline, choice.best):
+            try:
+                found = [predict_eer(data) for data in model.seeds]
+            except InputError:
+                continue  # the judgement says why
+            ends = [[one.interval.low, one.interval.high] for one in found]
+            mean = float(np.mean([one.eer for one in found]))
+            predictions[model.name] = {"eer": mean, "interval": np.mean(ends, axis=0).tolist()}
+    return predictions
+
+
+def _explain(choice: ModelChoice, baseline: str, predictions: dict[str, Any]) -> list[str]:
+    lines = [f"chosen: {choice.chosen}: {choice.reason}"]
+    if choice.gate is not None:
+        gate, interval = choice.gate, choice.gate.interval
+        lines.append(
+            f"gate: pseudo-speaker EER of {choice.best} {100 * gate.eer:.2f} %, of {baseline} "
+            f"{100 * gate.baseline_eer:.2f} %; difference in points [{100 * interval.low:+.2f}, "
+            f"{100 * interval.high:+.2f}] at {100 * interval.level:.1f} %"
+        )
+    for name, found in predictions.items():
+        low, high = found["interval"]
+        lines.append(
+            f"a mixture of Gaussians predicts for {name} an EER of {100 * found['eer']:.1f} % "
+            f"[{100 * low:.1f}, {100 * high:.1f}], if scores were so distributed: a hint"
+        )
+    failures = {
+        f"{judgement.validator}: {reason}": None
+        for judgement in choice.judgements
+        for reason in judgement.failures.values()
+    }
+    return lines + list(failures)
+
+
+def _describe(
+    choice: ModelChoice, baseline: str, validators: Sequence[str], folders: dict[str, Path]
+) -> dict[str, Any]:
+    return {
+        "spkadapt": __version__,
+        "rule": MODEL_CHOICE_RULE,
+        "ranked_by": list(validators),
+        "backend": BACKEND,
+        "baseline": baseline,
+        "runs": {name: str(folder) for name, folder in folders.items()},
+        **asdict(choice),
+    }

@@ -1,0 +1,146 @@
+"""Trials that a pool makes of itself: which of its pairs are of one speaker, as far as calls can tell.
+
+Two utterances of one call are of one speaker, and of one channel. Calls that are each other's nearest, by the mean
+of each, are often of one caller: *pseudo-speakers*, whose single utterances from different calls make trials
+across channels, as real ones are. Pairs of different calls, or of different pseudo-speakers, count as non-targets;
+some are of one caller, which raises every model's error alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spkadapt.backend.covariance import sum_by_class
+from spkadapt.errors import InputError
+from spkadapt.metrics import compute_eer
+from spkadapt.select.data import SelectionData, thin, unit_rows
+
+MOST_SESSIONS, MOST_UTTERANCES = 150, 6
+
+
+@dataclass(frozen=True, eq=False)
+class PoolTrials:
+    """Pairs of pool embeddings, and who is taken to speak.
+
+    Attributes:
+        first, second: rows of the pool.
+        first_speakers, second_speakers: the session, or pseudo-speaker, of each side.
+
+    Shape:
+        all `(num_trials,)`
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    first_speakers: np.ndarray
+    second_speakers: np.ndarray
+
+    @property
+    def is_target(self) -> np.ndarray:
+        """Whether both sides are taken to be of one speaker, `(num_trials,)`."""
+        return self.first_speakers == self.second_speakers
+
+    def score(self, data: SelectionData) -> np.ndarray:
+        """The cosine of each pair, `(num_trials,)`."""
+        rows = np.unique(np.concatenate([self.first, self.second]))
+        place = np.zeros(len(data.pool), dtype=np.intp)
+        place[rows] = np.arange(len(rows))
+        units = data.unit_pool[rows]
+        return (units @ units.T)[place[self.first], place[self.second]]
+
+    def eer(self, data: SelectionData) -> float:
+        """The EER of these trials by cosine."""
+        return compute_eer(self.score(data), self.is_target)
+
+
+def same_recording_trials(sessions: np.ndarray) -> PoolTrials:
+    """All pairs of some of the pool: targets within a session, non-targets across.
+
+    Args:
+        sessions: as numbers from 0; at most `MOST_UTTERANCES` of each of `MOST_SESSIONS` are used.
+
+    Shape:
+        sessions: `(num_pool,)`
+
+    Raises:
+        InputError: no session of two utterances, or only one session.
+    """
+    rows = thin(sessions, MOST_SESSIONS, MOST_UTTERANCES)
+    first, second = (rows[side] for side in np.triu_indices(len(rows), 1))
+    trials = PoolTrials(first, second, sessions[first], sessions[second])
+    if not trials.is_target.any() or trials.is_target.all():
+        raise InputError("needs two sessions of the pool, and two utterances of some session; found fewer")
+    return trials
+
+
+def pseudo_speaker_trials(sessions: np.ndarray, pseudo_speakers: np.ndarray) -> PoolTrials:
+    """All pairs across sessions of some of the pool: targets where both sessions are of one pseudo-speaker.
+
+    Args:
+        sessions: as numbers from 0; thinned as by `same_recording_trials`.
+        pseudo_speakers: of each session, as `find_pseudo_speakers` says.
+
+    Shape:
+        sessions: `(num_pool,)`
+        pseudo_speakers: `(num_sessions,)`
+
+    Raises:
+        InputError: no two sessions are of one pseudo-speaker, or all are.
+    """
+    rows = thin(sessions, MOST_SESSIONS, MOST_UTTERANCES)
+    first, second = (rows[side] for side in np.triu_indices(len(rows), 1))
+    across = sessions[first] != sessions[second]
+    first, second = first[across], second[across]
+    trials = PoolTrials(first, second, pseudo_speakers[sessions[first]], pseudo_speakers[sessions[second]])
+    if not trials.is_target.any() or trials.is_target.all():
+        raise InputError(f"needs more sessions to find pseudo-speakers in, found {len(pseudo_speakers)}")
+    return trials
+
+
+def find_pseudo_speakers(models: Sequence[SelectionData]) -> np.ndarray:
+    """For each session the lower number of itself and its partner: its nearest, where it is the nearest of that.
+
+    Of several models of one pool the cosines between session means are averaged, each model's standardised first,
+    so that all are held against the same pseudo-speakers and none against its own.
+
+    Shape:
+        returns `(num_sessions,)`
+    """
+    sessions = models[0].session_numbers
+    num_sessions = int(sessions.max()) + 1
+    off_diagonal = ~np.eye(num_sessions, dtype=bool)
+    total = np.zeros((num_sessions, num_sessions))
+    for model in models:
+        cosines = mean_cosines(model.unit_pool, sessions, num_sessions)
+        deviation = cosines[off_diagonal].std()
+        total += (cosines - cosines[off_diagonal].mean()) / (deviation if deviation > 0 else 1.0)
+    return pair_nearest(total)
+
+
+def mean_cosines(embeddings: np.ndarray, session_of: np.ndarray, num_sessions: int) -> np.ndarray:
+    """The cosine of the mean embeddings of every two sessions.
+
+    Shape:
+        embeddings: `(num_embeddings, dim)`
+        session_of: `(num_embeddings,)`, numbers from 0
+        returns `(num_sessions, num_sessions)`
+    """
+    means = unit_rows(sum_by_class(embeddings, session_of, num_sessions))
+    return means @ means.T
+
+
+def pair_nearest(similarities: np.ndarray) -> np.ndarray:
+    """For each row the lower number of itself and the row that is its nearest and whose nearest it is.
+
+    Shape:
+        similarities: `(num_rows, num_rows)`, symmetric; the diagonal is not looked at
+        returns `(num_rows,)`
+    """
+    similarities = similarities.copy()
+    np.fill_diagonal(similarities, -np.inf)
+    nearest = similarities.argmax(axis=1)
+    own = np.arange(len(similarities))
+    return np.where(nearest[nearest] == own, np.minimum(own, nearest), own)
