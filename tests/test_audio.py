@@ -11,8 +11,9 @@ import pytest
 import soundfile
 import torch
 
-from spkadapt.audio import AudioInfo, check_audio, inspect_audio, load_audio
+from spkadapt.audio import AudioInfo, check_audio, inspect_audio, load_audio, recode
 from spkadapt.errors import InputError
+from spkadapt.simulate.channel import mulaw
 
 
 def integers(num_samples: int, seed: int = 0) -> np.ndarray:
@@ -212,3 +213,57 @@ def test_check_audio_lists_every_bad_file_in_order(tmp_path: Path, wav: Path) ->
 def test_check_audio_of_good_files_is_empty(wav: Path) -> None:
     assert check_audio([wav], 16000) == []
     assert check_audio([], 16000) == []
+
+
+def speech_like(num_samples: int) -> np.ndarray:
+    """Noise below 1 kHz with a pitch of 120 Hz: what a codec of speech is made for."""
+    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(num_samples))
+    frequencies = np.fft.rfftfreq(num_samples, 1 / 8000)
+    tone = sum(np.sin(2 * np.pi * 120 * number * np.arange(num_samples) / 8000) / number for number in range(1, 9))
+    waveform = tone + 0.1 * np.fft.irfft(spectrum * (frequencies < 1000), num_samples)
+    return (0.3 * waveform / np.abs(waveform).max()).astype(np.float32)
+
+
+@pytest.mark.parametrize("num_samples", [1, 159, 160, 161, 320, 321, 8000])
+@pytest.mark.parametrize("codec", ["ULAW", "ALAW", "GSM610", "PCM_16"])
+def test_recoding_keeps_the_length(num_samples: int, codec: str) -> None:
+    waveform = speech_like(8000)[:num_samples]
+    before = waveform.copy()
+    decoded = recode(waveform, 8000, codec)
+    assert decoded.shape == waveform.shape
+    assert decoded.dtype == np.float32
+    np.testing.assert_array_equal(waveform, before)
+
+
+def test_gsm_loses_something_and_keeps_most() -> None:
+    waveform = speech_like(16000)
+    decoded = recode(waveform, 8000, "GSM610")
+    inner = slice(320, None)  # the codec needs two frames to begin with
+    error = np.sum((decoded - waveform)[inner] ** 2) / np.sum(waveform[inner] ** 2)
+    assert np.corrcoef(decoded[inner], waveform[inner])[0, 1] > 0.97
+    assert 5 < -10 * np.log10(error) < 30  # μ-law's is 37 dB
+    # It has a memory: what a frame decodes to depends on those before it.
+    assert not np.array_equal(recode(waveform[1600:], 8000, "GSM610")[:160], decoded[1600:1760])
+
+
+def test_recoding_by_mu_law_is_g711() -> None:
+    """Bit for bit on 16-bit samples but the last of each code: libsndfile rounds floats to 14 bits first."""
+    samples = np.arange(-32767, 32768)
+    is_last = mulaw(samples / 32768) != mulaw((samples + np.sign(samples)) / 32768)
+    assert is_last.sum() == 254
+    decoded = recode((samples / 32768).astype(np.float32), 8000, "ULAW")
+    np.testing.assert_array_equal(decoded[~is_last], mulaw(samples / 32768)[~is_last])
+
+
+def test_recoding_as_integers_rounds_to_them() -> None:
+    waveform = speech_like(4000)
+    decoded = recode(waveform, 8000, "PCM_16")
+    np.testing.assert_array_equal(decoded * 32768, np.round(decoded * 32768))
+    assert np.abs(decoded - waveform).max() <= 1 / 32768
+
+
+def test_an_unknown_codec() -> None:
+    with pytest.raises(InputError, match=r'there is no codec "GSM601"; did you mean "GSM610"\?'):
+        recode(np.zeros(100, np.float32), 8000, "GSM601")
+    with pytest.raises(InputError, match='there is no codec "VORBIS"'):  # of Ogg, not of WAV
+        recode(np.zeros(100, np.float32), 8000, "VORBIS")

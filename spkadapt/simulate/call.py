@@ -43,6 +43,8 @@ class SimulateConfig:
         for speed in self.target_domain_speeds:
             if not 0.5 <= speed <= 2 or speed == 1:
                 raise InputError(f"speed is {speed}; expected 0.5 to 2, and not 1, which is there anyhow")
+        if len(set(self.target_domain_speeds)) < len(self.target_domain_speeds):
+            raise InputError(f"speeds are {list(self.target_domain_speeds)}; expected each but once")
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,14 @@ def relay_call(waveform: Array, generator: np.random.Generator) -> Waveform:
 def at_speed(speed: float) -> Callable[[Array, np.random.Generator], Waveform]:
     """What plays a waveform at another speed: tempo, pitch and formants change alike. It draws nothing.
 
-    Shape: `(samples,)` → about `(samples / speed,)`, float32.
+    The speed is rounded to a fraction with a denominator of at most 100, so that two decimals are exact.
+
+    Shape: `(samples,)` → `(⌈samples / speed⌉,)`, float32.
     """
-    ratio = Fraction(1 / speed).limit_denominator(100)
+    ratio = Fraction(speed).limit_denominator(100)
 
     def change(waveform: Array, generator: np.random.Generator) -> Waveform:
-        return signal.resample_poly(waveform, ratio.numerator, ratio.denominator).astype(np.float32)
+        return signal.resample_poly(waveform, ratio.denominator, ratio.numerator).astype(np.float32)
 
     return change
 
