@@ -94,6 +94,39 @@ def test_segments_are_cut_from_their_recording(recordings: list[Recording], tmp_
         torch.testing.assert_close(store.utterance(row), features_alone(part, None), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("vad", [None, VAD])
+def test_each_waveform_is_changed_with_its_recording_before_all_else(
+    recordings: list[Recording], tmp_path: Path, vad: VadConfig | None
+) -> None:
+    """Repeated as often as its number says: silence is found in what the change leaves, not in what was there."""
+
+    def change(recording: Recording, waveform: torch.Tensor) -> torch.Tensor:
+        seen.append((recording.utterance_id, len(waveform)))
+        return waveform.flip(0).repeat(1 + int(recording.utterance_id.removeprefix("utt")) % 3)
+
+    seen: list[tuple[str, int]] = []
+    store = extract_features(recordings, tmp_path / "store", FEATURES, vad, change=change)
+    assert sorted(seen) == sorted((item.utterance_id, soundfile.info(item.path).frames) for item in recordings)
+    for row, item in enumerate(recordings):
+        changed = load_audio(item.path, 8000).flip(0).repeat(1 + row % 3)
+        alone = features_alone(changed, vad)
+        assert store.lengths[row] == len(alone)
+        torch.testing.assert_close(store.utterance(row), alone, rtol=0, atol=1e-4)
+
+
+def test_a_change_is_of_the_segment_alone(recordings: list[Recording], tmp_path: Path) -> None:
+    segment = Recording("tail", recordings[0].path, start=0.05)
+    store = extract_features([segment], tmp_path / "store", FEATURES, change=lambda _, waveform: 0.5 * waveform)
+    expected = features_alone(0.5 * load_audio(segment.path, 8000)[400:], None)
+    torch.testing.assert_close(store.utterance(0), expected, rtol=0, atol=1e-4)
+
+
+def test_a_change_that_leaves_too_little(recordings: list[Recording], tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        extract_features(recordings[:1], tmp_path / "store", FEATURES, change=lambda _, waveform: waveform[:39])
+    assert str(caught.value).startswith(f"{recordings[0].path}: an utterance of 39 samples")
+
+
 class Killed(BaseException):
     """As abrupt as a signal: no `except Exception` stops it."""
 
@@ -207,3 +240,17 @@ def test_bad_recordings(recordings: list[Recording], tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"gone\.wav: no such file"):
         extract_features([replace(recordings[0], path=tmp_path / "gone.wav")], tmp_path / "store", FEATURES)
+
+
+def test_two_processes_that_make_the_same_store(recordings: list[Recording], tmp_path: Path) -> None:
+    """The other one is done, and has cleared the shards away, when the first comes to merge them."""
+    config = FeatureConfig()
+
+    def overtake(done: int) -> None:
+        if done == len(recordings):
+            extract_features(recordings, tmp_path / "store", config)
+
+    store = extract_features(recordings, tmp_path / "store", config, on_progress=overtake)
+    alone = extract_features(recordings, tmp_path / "alone", config)
+    assert torch.equal(store.frames, alone.frames)
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["frames.npy", "store.json"]
