@@ -40,7 +40,7 @@ class SourceBatch:
     speakers: torch.Tensor
     domains: torch.Tensor
 
-    def to(self, device: str) -> SourceBatch:
+    def to(self, device: str | torch.device) -> SourceBatch:
         """The same on another device."""
         return SourceBatch(self.features.to(device), self.speakers.to(device), self.domains.to(device))
 
@@ -57,7 +57,7 @@ class TargetDomainBatch:
     features: torch.Tensor
     recordings: torch.Tensor
 
-    def to(self, device: str) -> TargetDomainBatch:
+    def to(self, device: str | torch.device) -> TargetDomainBatch:
         """The same on another device."""
         return TargetDomainBatch(self.features.to(device), self.recordings.to(device))
 
