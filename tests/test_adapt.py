@@ -430,6 +430,10 @@ def test_bad_terms(settings: dict[str, Any], message: str) -> None:
         ({"source": "frozen"}, "source is frozen and no term has a weight above 0"),
         ({"source": "gone"}, 'unknown source "gone"; choose from: trained, frozen, absent'),
         ({"batch_norm": "own"}, 'unknown batch_norm "own"'),
+        (
+            {"batch_norm": "per_domain"},
+            "per_domain and no term has a weight above 0: the target domain would not be",
+        ),
         ({"rounds": 0}, "rounds is 0; expected at least 1"),
         ({"terms": {"mean_teacher": TermConfig()}, "batch_norm": "per_domain"}, "a term that keeps a teacher"),
         (

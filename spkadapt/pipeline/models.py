@@ -7,6 +7,7 @@ from pathlib import Path
 from spkadapt.errors import InputError
 from spkadapt.heads import HeadConfig, SpeakerHead, build_head
 from spkadapt.model import ModelDescription, SpeakerModel, load_model
+from spkadapt.run_folder import RunFolder
 
 
 def load_with_head(path: Path) -> tuple[SpeakerModel, SpeakerHead]:
@@ -24,14 +25,24 @@ def load_with_head(path: Path) -> tuple[SpeakerModel, SpeakerHead]:
     return model, head
 
 
+def find_initial(out: Path, name: str, seed: int) -> Path:
+    """Where the model of another run is, whose folder is `out / name`.
+
+    Raises:
+        InputError: that run has no model of this seed.
+    """
+    path = RunFolder(out / name).seed(seed) / "model.safetensors"
+    if not path.is_file():
+        raise InputError("no such model: run the recipe that `initial` names first, with this seed", path=path)
+    return path
+
+
 def load_initial(path: Path, expected: ModelDescription) -> tuple[SpeakerModel, SpeakerHead]:
     """The model of another run, which must be what this run's recipe describes.
 
     Raises:
-        InputError: that run has no such model, or its features, backbone, speakers or head are others.
+        InputError: what `load_with_head` raises, or its features, backbone, speakers or head are others.
     """
-    if not path.is_file():
-        raise InputError("no such model: run the recipe that `initial` names first, with this seed", path=path)
     model, head = load_with_head(path)
     found = model.description
     for name in ("features", "vad", "backbone", "config", "speaker_ids"):

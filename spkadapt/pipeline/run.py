@@ -34,7 +34,7 @@ from spkadapt.pipeline.corpus import (
     prepare_features,
     prepare_versions,
 )
-from spkadapt.pipeline.models import load_initial
+from spkadapt.pipeline.models import find_initial, load_initial
 from spkadapt.pretrain import PRETRAINERS, PretrainProgress
 from spkadapt.progress import Progress
 from spkadapt.recipe import Recipe
@@ -60,6 +60,9 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress) -> RunFolder:
     whole = load_corpus(recipe)
     folder, settings = RunFolder(out / recipe.name), recipe.model_dump(mode="json")
     folder.check_free(settings)
+    for seed in recipe.seeds:
+        if recipe.initial is not None and not folder.has_seed(seed):
+            find_initial(out, recipe.initial, seed)
     store, skipped = prepare_features(
         whole.recordings(), recipe.features, recipe.vad, out / "cache", progress,
         skip_bad=recipe.corpus.on_bad_audio == "skip", device=recipe.train.device,
@@ -184,14 +187,11 @@ class _SeedRun:
     def build_model(self) -> tuple[SpeakerModel, SpeakerHead, dict[str, Any]]:
         """What training starts from: another run's model, or a new one; and how that was pretrained, if it was."""
         if self.recipe.initial is not None:
-            return *load_initial(self.initial_path(), self.describe_model()), {}
+            path = find_initial(self.cache.parent, self.recipe.initial, self.seed)
+            return *load_initial(path, self.describe_model()), {}
         model, pretraining = self.build_new_model()
         head = build_head(self.recipe.head, model.embedding_dim, len(model.description.speaker_ids))
         return model, head, pretraining
-
-    def initial_path(self) -> Path:
-        """Where the initial model of this seed is."""
-        return RunFolder(self.cache.parent / str(self.recipe.initial)).seed(self.seed) / "model.safetensors"
 
     def build_new_model(self) -> tuple[SpeakerModel, dict[str, Any]]:
         """A model with its feature statistics and, where the recipe says so, pretrained hidden layers.

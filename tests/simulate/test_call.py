@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -82,6 +83,7 @@ def test_the_shares_of_the_lines_are_those_of_the_calls(monkeypatch: pytest.Monk
     for _ in range(num_calls):
         simulate_call(noise(50), generator)
     found: Counter[int] = Counter()
+    edges: list[tuple[float, float]] = []
     for ((_, _, low, high), _), ((_, codec, _), _) in zip(band.calls, coded.calls, strict=True):
         matching = [
             number
@@ -92,6 +94,10 @@ def test_the_shares_of_the_lines_are_those_of_the_calls(monkeypatch: pytest.Monk
         ]
         assert len(matching) == 1  # the bands of no two lines of one codec meet
         found[matching[0]] += 1
+        edges.append((low - LINES[matching[0]].band[0], high - LINES[matching[0]].band[1]))
+    for drawn, least, greatest in zip(np.transpose(edges), (-50, -150), (50, 50), strict=True):
+        assert drawn.min() < least + 2
+        assert drawn.max() > greatest - 2
     for number, line in enumerate(LINES):
         deviation = np.sqrt(num_calls * line.share * (1 - line.share))
         assert abs(found[number] - num_calls * line.share) < 4 * deviation, line
@@ -136,6 +142,9 @@ def test_the_noise_has_a_ratio_within_the_lines_range(monkeypatch: pytest.Monkey
     for _ in range(200):
         simulate_call(noise(400), generator)
     ratios = []
+    exponents = [exponent for (*_, exponent), _ in spy.calls]
+    assert 0 <= min(exponents) < 0.1
+    assert 1.4 < max(exponents) <= 1.5
     for (before, asked, *_), after in spy.calls:
         ratios.append(10 * np.log10(energy(before) / energy(after.astype(np.float64) - before)))
         assert ratios[-1] == pytest.approx(asked, abs=1e-2)
@@ -183,6 +192,27 @@ def test_the_codec_has_the_last_word(monkeypatch: pytest.MonkeyPatch, codec: str
         np.testing.assert_array_equal(out, recode(levelled, CALL_SAMPLE_RATE, "GSM610"))
         np.testing.assert_allclose(levelled / np.abs(levelled).max(), banded / np.abs(banded).max(), atol=1e-6)
         assert not np.array_equal(mulaw(out), out)
+
+
+def test_what_happens_to_speech_happens_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room, then noise, then the handset, then the band, then the codec: each is given what the last one left."""
+    only(monkeypatch, Line(1.0, (20.0, 20.0), (300.0, 3400.0), True, "ULAW"))
+    steps = [Spy(monkeypatch, name) for name in ("add_room", "add_noise", "telephone_band", "_code")]
+    coloured: list[tuple[np.ndarray, np.ndarray]] = []
+    apply = Handset.apply
+
+    def note(self: Handset, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+        coloured.append((waveform, apply(self, waveform, sample_rate)))
+        return coloured[-1][1]
+
+    monkeypatch.setattr(Handset, "apply", note)
+    waveform = noise(500)
+    out = simulate_call(waveform, np.random.default_rng(0))
+    room, noisy, band, coded = ((spy.calls[0][0][0], spy.calls[0][1]) for spy in steps)
+    chain = [room, noisy, coloured[0], band, coded]
+    assert chain[0][0] is waveform
+    assert all(given is left for (_, left), (given, _) in itertools.pairwise(chain))
+    assert out is chain[-1][1]
 
 
 # Levels ------------------------------------------------------------------
