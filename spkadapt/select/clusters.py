@@ -8,6 +8,8 @@ from spkadapt.backend.covariance import class_statistics, sum_by_class
 from spkadapt.errors import InputError
 from spkadapt.select.data import SelectionData
 
+_BLOCK_ROWS = 1024
+
 
 def compute_silhouette(data: SelectionData) -> float:
     """Mean silhouette of the pool's calls, by cosine distance (Rousseeuw, 1987).
@@ -20,10 +22,18 @@ def compute_silhouette(data: SelectionData) -> float:
     Raises:
         InputError: sessions are not known, or fewer than two.
     """
-    rows, sessions = data.unit_pool, data.session_numbers
-    counts = np.bincount(sessions)
+    counts = np.bincount(data.session_numbers)
+    sums = sum_by_class(data.unit_pool, data.session_numbers, len(counts))
+    starts = range(0, len(data.pool), _BLOCK_ROWS)
+    parts = [slice(start, start + _BLOCK_ROWS) for start in starts]
+    blocks = [_silhouettes(data.unit_pool[part], data.session_numbers[part], sums, counts) for part in parts]
+    return float(np.concatenate(blocks).mean())
+
+
+def _silhouettes(rows: np.ndarray, sessions: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Of some rows, against the sums and sizes of all calls."""
     own = np.arange(len(rows)), sessions
-    cosines = rows @ sum_by_class(rows, sessions, len(counts)).T
+    cosines = rows @ sums.T
     others = np.maximum(counts[sessions] - 1, 1)
     within = 1 - (cosines[own] - (rows**2).sum(axis=1)) / others
     distances = 1 - cosines / counts
@@ -31,7 +41,7 @@ def compute_silhouette(data: SelectionData) -> float:
     nearest = distances.min(axis=1)
     larger = np.maximum(within, nearest)
     known = (counts[sessions] > 1) & (larger > 0)
-    return float(np.where(known, (nearest - within) / np.where(larger > 0, larger, 1.0), 0.0).mean())
+    return np.where(known, (nearest - within) / np.where(larger > 0, larger, 1.0), 0.0)
 
 
 def compute_calinski_harabasz(data: SelectionData) -> float:

@@ -16,9 +16,10 @@ import numpy as np
 from spkadapt.backend.covariance import sum_by_class
 from spkadapt.errors import InputError
 from spkadapt.metrics import compute_eer
-from spkadapt.select.data import SelectionData, thin, unit_rows
+from spkadapt.select.data import SelectionData, spread, thin, unit_rows
 
 MOST_SESSIONS, MOST_UTTERANCES = 150, 6
+_MOST_PAIRED = 4000  # sessions among which pairs are sought: a matrix of 128 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +80,10 @@ def same_recording_trials(sessions: np.ndarray) -> PoolTrials:
 def pseudo_speaker_trials(sessions: np.ndarray, pseudo_speakers: np.ndarray) -> PoolTrials:
     """All pairs across sessions of some of the pool: targets where both sessions are of one pseudo-speaker.
 
+    Of more than `MOST_SESSIONS` sessions, only pairs are used, evenly spaced: a session alone has no targets.
+
     Args:
-        sessions: as numbers from 0; thinned as by `same_recording_trials`.
+        sessions: as numbers from 0; at most `MOST_UTTERANCES` of each are used.
         pseudo_speakers: of each session, as `find_pseudo_speakers` says.
 
     Shape:
@@ -90,7 +93,13 @@ def pseudo_speaker_trials(sessions: np.ndarray, pseudo_speakers: np.ndarray) -> 
     Raises:
         InputError: no two sessions are of one pseudo-speaker, or all are.
     """
-    rows = thin(sessions, MOST_SESSIONS, MOST_UTTERANCES)
+    used = np.arange(len(pseudo_speakers))
+    if len(used) > MOST_SESSIONS:
+        names, counts = np.unique(pseudo_speakers, return_counts=True)
+        paired = names[counts > 1]
+        used = np.flatnonzero(np.isin(pseudo_speakers, paired[spread(len(paired), MOST_SESSIONS // 2)]))
+    candidates = np.flatnonzero(np.isin(sessions, used))
+    rows = candidates[thin(np.searchsorted(used, sessions[candidates]), len(used), MOST_UTTERANCES)]
     first, second = (rows[side] for side in np.triu_indices(len(rows), 1))
     across = sessions[first] != sessions[second]
     first, second = first[across], second[across]
@@ -104,20 +113,25 @@ def find_pseudo_speakers(models: Sequence[SelectionData]) -> np.ndarray:
     """For each session the lower number of itself and its partner: its nearest, where it is the nearest of that.
 
     Of several models of one pool the cosines between session means are averaged, each model's standardised first,
-    so that all are held against the same pseudo-speakers and none against its own.
+    so that all are held against the same pseudo-speakers and none against its own. Of very many sessions, partners
+    are sought among some, evenly spaced.
 
     Shape:
         returns `(num_sessions,)`
     """
     sessions = models[0].session_numbers
-    num_sessions = int(sessions.max()) + 1
-    off_diagonal = ~np.eye(num_sessions, dtype=bool)
-    total = np.zeros((num_sessions, num_sessions))
+    pseudo_speakers = np.arange(int(sessions.max()) + 1)
+    chosen = spread(len(pseudo_speakers), _MOST_PAIRED)
+    rows = np.flatnonzero(np.isin(sessions, chosen))
+    numbers = np.searchsorted(chosen, sessions[rows])
+    off_diagonal = ~np.eye(len(chosen), dtype=bool)
+    total = np.zeros(off_diagonal.shape)
     for model in models:
-        cosines = mean_cosines(model.unit_pool, sessions, num_sessions)
+        cosines = mean_cosines(model.unit_pool[rows], numbers, len(chosen))
         deviation = cosines[off_diagonal].std()
         total += (cosines - cosines[off_diagonal].mean()) / (deviation if deviation > 0 else 1.0)
-    return pair_nearest(total)
+    pseudo_speakers[chosen] = chosen[pair_nearest(total)]
+    return pseudo_speakers
 
 
 def mean_cosines(embeddings: np.ndarray, session_of: np.ndarray, num_sessions: int) -> np.ndarray:

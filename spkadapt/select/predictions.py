@@ -21,20 +21,22 @@ _MOST_ROWS, _BLOCK_ROWS = 2000, 256
 
 
 def pool_posteriors(data: SelectionData) -> np.ndarray:
-    """Which source speaker each pool utterance is taken for, `(num_pool, num_speakers)`, rows sum to one."""
+    """Which source speaker pool utterances, 2,000 at most, are taken for, `(num_rows, num_speakers)`."""
     sums = sum_by_class(data.unit_source, data.speaker_numbers, int(data.speaker_numbers.max()) + 1)
-    return softmax(SCALE * data.unit_pool @ unit_rows(sums).T, axis=1)
+    rows = spread(len(data.pool), _MOST_ROWS)
+    return softmax(SCALE * data.unit_pool[rows] @ unit_rows(sums).T, axis=1)
 
 
-def source_losses(data: SelectionData) -> np.ndarray:
-    """The cross-entropy of each source utterance, his own mean being that of his other utterances.
+def source_losses(data: SelectionData, chosen: np.ndarray) -> np.ndarray:
+    """The cross-entropy of source utterances, a speaker's own mean being that of his other utterances.
 
     Shape:
-        returns `(num_source,)`; NaN for the only utterance of a speaker
+        chosen: rows of the source, `(num_rows,)`
+        returns `(num_rows,)`; NaN for the only utterance of a speaker
     """
-    speakers, rows = data.speaker_numbers, data.unit_source
-    counts = np.bincount(speakers)
-    sums = sum_by_class(rows, speakers, len(counts))
+    counts = np.bincount(data.speaker_numbers)
+    sums = sum_by_class(data.unit_source, data.speaker_numbers, len(counts))
+    speakers, rows = data.speaker_numbers[chosen], data.unit_source[chosen]
     logits = SCALE * rows @ unit_rows(sums).T
     own = (rows * unit_rows(sums[speakers] - rows)).sum(axis=1)
     logits[np.arange(len(rows)), speakers] = SCALE * own
@@ -63,8 +65,8 @@ def compute_information(data: SelectionData) -> float:
 
 def compute_nuclear_norm(data: SelectionData) -> float:
     """‖P‖_* / n of the pool's posteriors P (BNM, Cui et al., 2020; to choose by, Musgrave et al., 2022)."""
-    rows = spread(len(data.pool), _MOST_ROWS)
-    return float(np.linalg.norm(pool_posteriors(data)[rows], "nuc") / len(rows))
+    posteriors = pool_posteriors(data)
+    return float(np.linalg.norm(posteriors, "nuc") / len(posteriors))
 
 
 def compute_neighbourhood_density(data: SelectionData) -> float:
@@ -74,7 +76,7 @@ def compute_neighbourhood_density(data: SelectionData) -> float:
 
     f the posteriors scaled to unit length, τ = 0.05 as in the paper. The denser the neighbourhoods, the higher.
     """
-    features = unit_rows(pool_posteriors(data)[spread(len(data.pool), _MOST_ROWS)])
+    features = unit_rows(pool_posteriors(data))
     entropies = []
     for start in range(0, len(features), _BLOCK_ROWS):
         logits = features[start : start + _BLOCK_ROWS] @ features.T / NEIGHBOURHOOD_TEMPERATURE
@@ -95,7 +97,7 @@ def compute_deep_embedded_validation(data: SelectionData) -> float:
         InputError: every source speaker has a single utterance.
     """
     log_odds, is_pool, rows = cross_fit_log_odds(data)
-    losses = source_losses(data)[rows[~is_pool]]
+    losses = source_losses(data, rows[~is_pool])
     known = ~np.isnan(losses)
     if known.sum() < 2:
         raise InputError("needs source speakers of two utterances or more, found none")

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import calinski_harabasz_score, silhouette_score
 
 from spkadapt.errors import InputError
-from spkadapt.select import SelectionData, unit_rows
+from spkadapt.select import SelectionData, clusters, unit_rows
 from spkadapt.select.clusters import compute_calinski_harabasz, compute_silhouette
 
 UNEVEN = np.array([0, 0, 0, 1, 2, 2, 3, 3, 3, 3])
@@ -20,7 +20,10 @@ def uneven(domains: SelectionData) -> SelectionData:
     return replace(domains, pool=domains.pool[:10], pool_sessions=UNEVEN)
 
 
-def test_parity_with_scikit_learn(domains: SelectionData, uneven: SelectionData) -> None:
+def test_parity_with_scikit_learn(
+    domains: SelectionData, uneven: SelectionData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters, "_BLOCK_ROWS", 50)
     for data in (domains, uneven):
         expected = silhouette_score(data.pool, data.pool_sessions, metric="cosine")
         assert compute_silhouette(data) == pytest.approx(expected, rel=1e-9)

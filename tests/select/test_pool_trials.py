@@ -58,6 +58,28 @@ def test_large_pools_are_thinned(domains: SelectionData, monkeypatch: pytest.Mon
     assert trials.score(domains).shape == (435,)
 
 
+def test_of_many_sessions_pairs_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Session 4 of seven is nobody's partner; of three pairs, there may be room for two."""
+    sessions, pseudo = np.repeat(np.arange(7), 2), np.array([0, 1, 1, 0, 4, 5, 5])
+    for most, used in ((4, {0, 1, 2, 3}), (6, {0, 1, 2, 3, 5, 6}), (7, set(range(7)))):
+        monkeypatch.setattr(module, "MOST_SESSIONS", most)
+        trials = pseudo_speaker_trials(sessions, pseudo)
+        assert set(sessions[np.concatenate([trials.first, trials.second])]) == used
+        assert trials.is_target.sum() == 4 * (len(used) // 2)
+    monkeypatch.setattr(module, "MOST_SESSIONS", 4)
+    with pytest.raises(InputError, match="needs more sessions to find pseudo-speakers in, found 7"):
+        pseudo_speaker_trials(sessions, np.arange(7))
+
+
+def test_of_very_many_sessions_some_are_paired(domains: SelectionData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thirty sessions every second: none of its partners, as sessions 2n and 2n + 1 are not both there."""
+    numbered = replace(domains, pool_sessions=np.repeat(np.arange(30), 4))
+    monkeypatch.setattr(module, "_MOST_PAIRED", 15)
+    found = find_pseudo_speakers([numbered])
+    np.testing.assert_array_equal(found[1::2], np.arange(1, 30, 2))
+    assert (found[::2] % 2 == 0).all()
+
+
 def test_callers_are_found_where_calls_are_clear(domains: SelectionData) -> None:
     """Sessions are numbered as their names sort: call0, call1, call10, call11, ..."""
     order = sorted(range(30), key=lambda call: f"call{call}")
