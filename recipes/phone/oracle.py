@@ -1,6 +1,6 @@
 """An ORACLE: what labels of the target domain would be worth. Nothing else may touch them.
 
-Two-fold over the speakers of wuw2's evaluation split: `voiced_calls`, from the same initial model and with the
+Two-fold over the speakers of wuw2's evaluation split: `contrastive`, from the same initial model and with the
 same budget, with the speakers of one half in place of calls; scored on the trials within the other half. Beside it
 any finished runs on those same trials.
 
@@ -60,7 +60,7 @@ def run_fold(folder: Path, root: Path, out: Path, number: int) -> RunFolder:
         f"corpus.target_domain={{manifest: {folder.resolve()}/trained.csv}}",
         f"corpus.evaluation={{manifest: {folder.resolve()}/tested.csv, trials: {folder.resolve()}/trials.txt}}",
     ]
-    return run_recipe(load_recipe(HERE / "voiced_calls.yaml", overrides), out, PROGRESS)
+    return run_recipe(load_recipe(HERE / "contrastive.yaml", overrides), out, PROGRESS)
 
 
 def scores_of(folders: list[RunFolder], folds: list[Trials], seed: int) -> list[np.ndarray]:

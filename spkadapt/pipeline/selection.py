@@ -122,16 +122,17 @@ def _load_model(name: str, run: RunFolder, source: Manifest, pool: UnlabelledPoo
 
 
 def _render(choice: ModelChoice) -> Table:
-    """One row a validator, one column a model: values, the best in bold."""
+    """One row a model, first in rank first; one column a validator: values, the best in bold."""
     table = Table(show_edge=False, pad_edge=False, caption="No label of the target domain was seen.")
-    table.add_column("validator")
-    for name in choice.ranks:
-        table.add_column(Text(f"{name}  ← chosen" if name == choice.chosen else name), justify="right")
-    table.add_row("mean rank", *(Text(f"{rank:.2f}") for rank in choice.ranks.values()))
-    table.add_section()
+    table.add_column("run", no_wrap=True)
+    table.add_column("mean rank", justify="right")
     for judgement in choice.judgements:
         arrow = "↑" if VALIDATORS[judgement.validator].higher_is_better else "↓"
-        table.add_row(f"{judgement.validator} {arrow}", *(_cell(judgement, name) for name in choice.ranks))
+        # Broken at its underscores, so that a dozen columns fit.
+        table.add_column(f"{judgement.validator.replace('_', ' ')} {arrow}", justify="right")
+    for name, rank in sorted(choice.ranks.items(), key=lambda item: item[1]):
+        shown = f"{name}  ← chosen" if name == choice.chosen else name
+        table.add_row(Text(shown), f"{rank:.2f}", *(_cell(judgement, name) for judgement in choice.judgements))
     return table
 
 
