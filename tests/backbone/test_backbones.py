@@ -245,8 +245,14 @@ def test_frozen_layers_stay_as_they_are(frozen: bool) -> None:
             "hidden_dims needs at least one layer, and every size must be ≥ 1",
         ),
         (lambda: DnnConfig(embedding_dim=0), "hidden_dims needs at least one layer, and every size must be ≥ 1"),
-        (lambda: TdnnConfig(channels=0), "channels, pooled_channels, embedding_dim and frame_subsampling must be ≥ 1"),
-        (lambda: TdnnConfig(embedding_dim=-1), "channels, pooled_channels, embedding_dim and frame_subsampling must be ≥ 1"),
+        (
+            lambda: TdnnConfig(channels=0),
+            "channels, pooled_channels, embedding_dim and frame_subsampling must be ≥ 1",
+        ),
+        (
+            lambda: TdnnConfig(embedding_dim=-1),
+            "channels, pooled_channels, embedding_dim and frame_subsampling must be ≥ 1",
+        ),
         (lambda: EcapaConfig(channels=12), "channels is 12; ECAPA's Res2Net blocks need a multiple of 8"),
         (lambda: EcapaConfig(channels=0), "channels is 0; ECAPA's Res2Net blocks need a multiple of 8"),
         (lambda: EcapaConfig(embedding_dim=0), "embedding_dim is 0; expected at least 1"),
