@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 from torch import nn
 
 from spkadapt import align
 from spkadapt.adapt.config import AdaptConfig, TermConfig
+from spkadapt.adapt.outputs import StepOutputs
 from spkadapt.adapt.recording_terms import CallTerm, PrototypeTerm, PseudoSpeakerTerm
 from spkadapt.adapt.teacher_terms import DinoTerm, MeanTeacherTerm, MocoTerm, SimclrTerm
 from spkadapt.adapt.terms import (
     AddaTerm,
-    ClassConditionalTerm,
-    ClassPairTerm,
-    JointTerm,
+    LossTerm,
     PairTerm,
-    PredictionPairTerm,
-    PredictionTerm,
-    RecordingTerm,
     Term,
     TermContext,
+    as_layers,
+    by_speaker,
     construct,
+    target_logits,
+    target_posteriors,
+    with_classes,
+    with_predictions,
+    with_recordings,
 )
 from spkadapt.backbone import DnnConfig
 from spkadapt.errors import InputError, suggest
@@ -39,11 +42,14 @@ def _pair(loss: Loss) -> Builder:
     )
 
 
-def _wrap(wrapper: Callable[..., Term], loss: Loss) -> Builder:
-    """A term that wraps a loss, built with what its constructor asks for of the context."""
+def _loss(
+    loss: Loss, looks_at: Callable[[StepOutputs], tuple[Any, ...]], *, compares_domains: bool = False
+) -> Builder:
+    """A loss built with what its constructor asks for of the context."""
 
     def build(context: TermContext, config: TermConfig) -> Term:
-        return wrapper(construct(loss, config.options, context.sizes()))
+        made = construct(loss, config.options, context.sizes())
+        return LossTerm(made, looks_at, compares_domains=compares_domains)
 
     return build
 
@@ -81,20 +87,20 @@ TERMS: dict[str, Builder] = {
     "infovdann": _pair(align.InfoVdannLoss),
     "domain_separation": _pair(align.DomainSeparationLoss),
     "adda": _term(AddaTerm),
-    "joint_mmd": _wrap(JointTerm, align.JointMmdLoss),
+    "joint_mmd": _loss(align.JointMmdLoss, as_layers, compares_domains=True),
     # Knowing speakers of the source and recordings of the target domain, or what the classifier predicts.
-    "within_covariance": _wrap(ClassPairTerm, align.WithinCovarianceLoss),
-    "between_covariance": _wrap(ClassPairTerm, align.BetweenCovarianceLoss),
-    "cdan": _wrap(PredictionPairTerm, align.ConditionalDomainAdversarialLoss),
-    "lmmd": _wrap(ClassConditionalTerm, align.LmmdLoss),
+    "within_covariance": _loss(align.WithinCovarianceLoss, with_classes, compares_domains=True),
+    "between_covariance": _loss(align.BetweenCovarianceLoss, with_classes, compares_domains=True),
+    "cdan": _loss(align.ConditionalDomainAdversarialLoss, with_predictions, compares_domains=True),
+    "lmmd": _loss(align.LmmdLoss, by_speaker, compares_domains=True),
     # What the speaker classifier makes of the target domain.
-    "entropy": _wrap(PredictionTerm, align.EntropyLoss),
-    "class_confusion": _wrap(PredictionTerm, align.MinimumClassConfusionLoss),
-    "information": _wrap(PredictionTerm, align.InformationMaximisationLoss),
-    "nuclear_norm": _wrap(partial(PredictionTerm, of_posteriors=True), align.BatchNuclearNormLoss),
+    "entropy": _loss(align.EntropyLoss, target_logits),
+    "class_confusion": _loss(align.MinimumClassConfusionLoss, target_logits),
+    "information": _loss(align.InformationMaximisationLoss, target_logits),
+    "nuclear_norm": _loss(align.BatchNuclearNormLoss, target_posteriors),
     # Of the target domain alone.
-    "contrastive": _wrap(RecordingTerm, align.SameRecordingContrastiveLoss),
-    "prototypical": _wrap(RecordingTerm, align.AngularPrototypicalLoss),
+    "contrastive": _loss(align.SameRecordingContrastiveLoss, with_recordings),
+    "prototypical": _loss(align.AngularPrototypicalLoss, with_recordings),
     "calls": _term(CallTerm),
     "prototypes": _term(PrototypeTerm),
     "pseudo_speakers": _term(PseudoSpeakerTerm),

@@ -105,82 +105,71 @@ class PairTerm(Term):
         return torch.stack(values).mean()
 
 
-class ClassPairTerm(Term):
-    """A loss between the two domains' embeddings that knows the source's speakers and the target's recordings."""
+class LossTerm(Term):
+    """A loss of a step's outputs.
 
-    compares_domains = True
+    Args:
+        loss: of what `looks_at` gives.
+        looks_at: the loss's arguments, from the outputs.
+        compares_domains: whether the source domain is among them.
+    """
 
-    def __init__(self, loss: nn.Module) -> None:
+    def __init__(
+        self, loss: nn.Module, looks_at: Callable[[StepOutputs], tuple[Any, ...]], *, compares_domains: bool
+    ) -> None:
         super().__init__()
         self.loss = loss
+        self.looks_at = looks_at
+        self.compares_domains = compares_domains
 
     def forward(self, outputs: StepOutputs) -> Tensor:
         """See `Term.forward`."""
-        assert outputs.source is not None
-        source, target = outputs.source.rows("embedding"), outputs.target_domain.rows("embedding")
-        return self.loss(source, outputs.speakers, target, outputs.recordings)
+        return self.loss(*self.looks_at(outputs))
 
 
-class PredictionPairTerm(Term):
-    """A loss between the two domains' embeddings that knows what the speaker classifier makes of them."""
-
-    compares_domains = True
-
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, outputs: StepOutputs) -> Tensor:
-        """See `Term.forward`."""
-        assert outputs.source is not None
-        source, target = outputs.source.rows("embedding"), outputs.target_domain.rows("embedding")
-        return self.loss(source, outputs.source_logits, target, outputs.target_logits)
+def both_domains(outputs: StepOutputs) -> tuple[Tensor, Tensor]:
+    """The embeddings of source and target domain, as they are compared."""
+    assert outputs.source is not None
+    return outputs.source.rows("embedding"), outputs.target_domain.rows("embedding")
 
 
-class ClassConditionalTerm(Term):
-    """A loss between the domains that knows the source's speakers, and believes the classifier of the target's."""
-
-    compares_domains = True
-
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, outputs: StepOutputs) -> Tensor:
-        """See `Term.forward`."""
-        assert outputs.source is not None
-        source, target = outputs.source.rows("embedding"), outputs.target_domain.rows("embedding")
-        return self.loss(source, target, outputs.speakers, outputs.target_logits.softmax(dim=1).detach())
+def with_classes(outputs: StepOutputs) -> tuple[Tensor, ...]:
+    """Each domain's embeddings and classes: the source's speakers, the target domain's recordings."""
+    source, target_domain = both_domains(outputs)
+    return source, outputs.speakers, target_domain, outputs.recordings
 
 
-class PredictionTerm(Term):
-    """A loss on what the speaker classifier makes of the target domain's crops: its logits, or its posteriors."""
-
-    def __init__(self, loss: nn.Module, *, of_posteriors: bool = False) -> None:
-        super().__init__()
-        self.loss = loss
-        self.of_posteriors = of_posteriors
-
-    def forward(self, outputs: StepOutputs) -> Tensor:
-        """See `Term.forward`."""
-        logits = outputs.target_logits
-        return self.loss(logits.softmax(dim=1) if self.of_posteriors else logits)
+def with_predictions(outputs: StepOutputs) -> tuple[Tensor, ...]:
+    """Each domain's embeddings, and the speaker classifier's logits of them."""
+    source, target_domain = both_domains(outputs)
+    return source, outputs.source_logits, target_domain, outputs.target_logits
 
 
-class JointTerm(Term):
-    """A loss between the domains' mean frames and embeddings taken together, as two layers of one network."""
+def by_speaker(outputs: StepOutputs) -> tuple[Tensor, ...]:
+    """Both domains' embeddings, the source's speakers, and those the classifier takes the target domain's for."""
+    return *both_domains(outputs), outputs.speakers, outputs.target_logits.softmax(dim=1).detach()
 
-    compares_domains = True
 
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
+def as_layers(outputs: StepOutputs) -> tuple[list[Tensor], ...]:
+    """Mean frames and embeddings of each domain, as two layers of one network."""
+    assert outputs.source is not None
+    domains = outputs.source, outputs.target_domain
+    return tuple([on_sphere(one.frames.mean(dim=1)), one.rows("embedding")] for one in domains)
 
-    def forward(self, outputs: StepOutputs) -> Tensor:
-        """See `Term.forward`."""
-        assert outputs.source is not None
-        domains = outputs.source, outputs.target_domain
-        return self.loss(*([on_sphere(one.frames.mean(dim=1)), one.rows("embedding")] for one in domains))
+
+def target_logits(outputs: StepOutputs) -> tuple[Tensor]:
+    """What the speaker classifier makes of the target domain's crops."""
+    return (outputs.target_logits,)
+
+
+def target_posteriors(outputs: StepOutputs) -> tuple[Tensor]:
+    """The same as probabilities."""
+    return (outputs.target_logits.softmax(dim=1),)
+
+
+def with_recordings(outputs: StepOutputs) -> tuple[Tensor, Tensor]:
+    """The target domain's embeddings, and which recording each is of."""
+    return outputs.target_domain.rows("embedding"), outputs.recordings
 
 
 class AddaTerm(Term):
@@ -198,24 +187,11 @@ class AddaTerm(Term):
 
     def forward(self, outputs: StepOutputs) -> Tensor:
         """See `Term.forward`."""
-        assert outputs.source is not None
-        source, target = outputs.source.rows("embedding"), outputs.target_domain.rows("embedding")
+        source, target = both_domains(outputs)
         constant = {name: value.detach() for name, value in self.classifier.named_parameters()}
         return align.adda_discriminator_loss(
             self.classifier(source.detach()), self.classifier(target.detach())
         ) + align.adda_mapper_loss(functional_call(self.classifier, constant, (target,)))
-
-
-class RecordingTerm(Term):
-    """A loss on the target domain's embeddings and which recording each is of."""
-
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, outputs: StepOutputs) -> Tensor:
-        """See `Term.forward`."""
-        return self.loss(outputs.target_domain.rows("embedding"), outputs.recordings)
 
 
 def construct(cls: Callable[..., nn.Module], options: Mapping[str, Any], known: Mapping[str, Any]) -> nn.Module:
