@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from speechbrain.utils.importutils import LazyModule
 
 from spkadapt.score.distributed import Ranks, join_ranks
@@ -18,6 +19,10 @@ from spkadapt.score.distributed import Ranks, join_ranks
 LazyModule.__file__ = None
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# The same examples every time, so that a change is judged by what it changed and not by luck.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from spkadapt.manifest import Manifest, Recording, UnlabelledPool, load_manifest
 from spkadapt.progress import Progress, Update
 from spkadapt.recipe import Recipe, Selection
 from spkadapt.run_folder import trial_truth
+from spkadapt.simulate.call import SIMULATION_VERSION
 from spkadapt.trials import Trials, load_trials
 from spkadapt.vad import VadConfig
 
@@ -185,7 +186,8 @@ def prepare_versions(
     """
     stores = []
     for name, change in changes.items():
-        key = fingerprint(store.name, [item.utterance_id for item in recordings], name, recipe.simulate.seed)
+        ids = [item.utterance_id for item in recordings]
+        key = fingerprint(store.name, ids, name, recipe.simulate.seed, SIMULATION_VERSION)
         with progress.task(name, len(recordings)) as update:
 
             def on_progress(done: int, update: Update = update) -> None:

@@ -18,6 +18,8 @@ from spkadapt.errors import InputError
 from spkadapt.simulate.channel import Array, Handset, Waveform, add_noise, mulaw, telephone_band
 
 CALL_SAMPLE_RATE = 8000
+SIMULATION_VERSION = 1
+"""To be raised with any change of what the functions below give, lest features of before be taken for theirs."""
 
 
 @dataclass(frozen=True)
