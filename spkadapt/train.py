@@ -199,7 +199,7 @@ class _TrainingState:
         source = None if source is None else source.to(device)
         target_domain = None if target_domain is None else target_domain.to(device)
         with torch.autocast(torch.device(device).type, PRECISIONS[self.config.precision], enabled=mixed):
-            terms = self.objective(source, target_domain, weights, self.step / self.config.num_steps)
+            terms = self.objective(source, target_domain, weights)
         values = {name: value.item() for name, value in terms.items()}
         if not all(map(math.isfinite, values.values())):
             raise DivergenceError(

@@ -157,12 +157,12 @@ def test_every_term_gives_a_finite_gradient(name: str) -> None:
     objective = make_objective(**{name: TermConfig(options={"num_nearest": 1} if name == "prototypes" else {})})
     if objective.has_rounds:
         objective.start_round([TARGET, TargetDomainBatch(SOURCE.features, torch.tensor([0, 0, 1, 1, 3, 3]))])
-    objective(SOURCE, TARGET, {name: 1.0}, 0.5)
+    objective(SOURCE, TARGET, {name: 1.0})
     objective.after_step()  # which fills MoCo's queue and the prototypes
     other = TargetDomainBatch(TARGET.features.flip(1), torch.tensor([1, 1, 0, 0]))
-    objective(SOURCE, other, {name: 1.0}, 0.5)
+    objective(SOURCE, other, {name: 1.0})
     objective.after_step()
-    terms = objective(SOURCE, TARGET, {name: 1.0}, 0.5)
+    terms = objective(SOURCE, TARGET, {name: 1.0})
     assert terms[name].shape == ()
     gradients = torch.autograd.grad(terms[name], list(objective.model.parameters()), allow_unused=True)
     reached = [gradient for gradient in gradients if gradient is not None]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spkadapt.adapt.config import AdaptConfig
-from spkadapt.adapt.outputs import Encoded, StepOutputs, on_sphere
+from spkadapt.adapt.outputs import Encoded, StepOutputs, on_sphere, whole_lengths
 from spkadapt.adapt.registry import build_term
 from spkadapt.adapt.terms import Term, TermContext
 from spkadapt.align import adapt_batch_norm, convert_batch_norm, extract_domain, gradient_conflict, use_domains
@@ -81,7 +81,6 @@ class MultiTaskObjective(nn.Module):
         source: SourceBatch | None,
         target_domain: TargetDomainBatch | None,
         weights: Mapping[str, float],
-        progress: float = 0.0,
     ) -> dict[str, Tensor]:
         """The terms of the objective by name, each a scalar; `total` is what is minimised.
 
@@ -93,7 +92,6 @@ class MultiTaskObjective(nn.Module):
             source: labelled crops; None where the source is absent.
             target_domain: unlabelled crops; None where every λ is zero.
             weights: λ of each term.
-            progress: the fraction of training that is done.
         """
         values: dict[str, Tensor] = {}
         self._outputs = None
@@ -102,7 +100,7 @@ class MultiTaskObjective(nn.Module):
             assert source is not None
             values["speaker"] = self.head(self._encode(source.features).embeddings, source.speakers)
             return {**values, "total": values["speaker"]}
-        self._outputs = outputs = self._outputs_of(source, target_domain, progress)
+        self._outputs = outputs = self._outputs_of(source, target_domain)
         if outputs.source is not None and self.config.source == "trained":
             values["speaker"] = self.head(outputs.source.embeddings, outputs.speakers)
         for name in self._active:
@@ -152,7 +150,7 @@ class MultiTaskObjective(nn.Module):
         """The network as it is to be used on the target domain, its batch normalisation as the recipe says."""
         if self.config.batch_norm == "adabn":
             features = [batch.to(self._device).features for batch in pool]
-            adapt_batch_norm(self.model, [(batch, _lengths(batch)) for batch in features])
+            adapt_batch_norm(self.model, [(batch, whole_lengths(batch)) for batch in features])
         if self.config.batch_norm == "per_domain":
             plain = extract_domain(self.model, TARGET_DOMAIN)
             assert isinstance(plain, SpeakerModel)
@@ -166,9 +164,7 @@ class MultiTaskObjective(nn.Module):
     def _own_terms(self) -> list[Term]:
         return [term for term in self.terms.values() if isinstance(term, Term)]
 
-    def _outputs_of(
-        self, source: SourceBatch | None, target_domain: TargetDomainBatch, progress: float
-    ) -> StepOutputs:
+    def _outputs_of(self, source: SourceBatch | None, target_domain: TargetDomainBatch) -> StepOutputs:
         none = target_domain.recordings[:0]
         if source is None:
             of_source, of_target = None, self._encode(target_domain.features, domains=TARGET_DOMAIN)
@@ -189,7 +185,6 @@ class MultiTaskObjective(nn.Module):
             features=target_domain.features,
             recordings=target_domain.recordings,
             head=self.head,
-            progress=progress,
         )
 
     def _encode(
@@ -198,9 +193,5 @@ class MultiTaskObjective(nn.Module):
         model = model or self.model
         keep_apart = self.config.batch_norm == "per_domain" and model is self.model
         with use_domains(model, domains) if keep_apart else nullcontext():
-            frames, kept = model.encode_frames(features, _lengths(features))
+            frames, kept = model.encode_frames(features, whole_lengths(features))
             return Encoded(frames, model.pool_frames(frames, kept))
-
-
-def _lengths(features: Tensor) -> Tensor:
-    return torch.full((len(features),), features.shape[1], device=features.device)

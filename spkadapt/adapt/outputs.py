@@ -55,7 +55,6 @@ class StepOutputs:
         recordings: `(num_target,)`, which recording (call) of the pool each crop is of; crops of one share a
             speaker.
         head: the speaker classifier.
-        progress: the fraction of training that is done.
     """
 
     source: Encoded | None
@@ -65,7 +64,6 @@ class StepOutputs:
     features: Tensor
     recordings: Tensor
     head: SpeakerHead
-    progress: float
 
     @cached_property
     def target_logits(self) -> Tensor:
@@ -77,6 +75,11 @@ class StepOutputs:
         """Of the source's speakers, `(num_source, num_speakers)`."""
         assert self.source is not None  # terms that compare domains are refused where there is no source
         return self.head.logits(self.source.embeddings)
+
+
+def whole_lengths(features: Tensor) -> Tensor:
+    """The lengths of crops `(batch, frames, num_features)` that are not padded, `(batch,)`."""
+    return torch.full((len(features),), features.shape[1], device=features.device)
 
 
 def on_sphere(vectors: Tensor) -> Tensor:

@@ -6,16 +6,12 @@ import torch
 from torch import Tensor
 
 from spkadapt import align
-from spkadapt.adapt.outputs import StepOutputs, on_sphere
+from spkadapt.adapt.outputs import StepOutputs, on_sphere, whole_lengths
 from spkadapt.adapt.terms import Term
 from spkadapt.errors import InputError, suggest
 from spkadapt.model import SpeakerModel
 
 PROJECTED_DIM = 128
-
-
-def _lengths(features: Tensor) -> Tensor:
-    return torch.full((len(features),), features.shape[1], device=features.device)
 
 
 def _views(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,7 +41,7 @@ class MeanTeacherTerm(Term):
 
     def forward(self, outputs: StepOutputs) -> Tensor:
         """See `Term.forward`."""
-        theirs = self.teacher(outputs.features, _lengths(outputs.features))
+        theirs = self.teacher(outputs.features, whole_lengths(outputs.features))
         ours = outputs.target_domain.embeddings
         if self.compares == "predictions":
             theirs, ours = outputs.head.logits(theirs), outputs.target_logits
@@ -89,7 +85,7 @@ class MocoTerm(Term):
         """See `Term.forward`."""
         queries, _ = _views(self.head(outputs.target_domain.rows("embedding")))
         _, features = _views(outputs.features)
-        keys = self.teacher_head(on_sphere(self.teacher(features, _lengths(features))))
+        keys = self.teacher_head(on_sphere(self.teacher(features, whole_lengths(features))))
         self._keys = keys, outputs.recordings[::2]
         return self.loss(queries, *self._keys)
 
@@ -116,7 +112,7 @@ class DinoTerm(Term):
 
     def forward(self, outputs: StepOutputs) -> Tensor:
         """See `Term.forward`."""
-        embeddings = self.teacher(outputs.features, _lengths(outputs.features))
+        embeddings = self.teacher(outputs.features, whole_lengths(outputs.features))
         self._theirs = _views(self.teacher_head(on_sphere(embeddings)))
         return self.loss(_views(self.head(outputs.target_domain.rows("embedding"))), self._theirs)
 
