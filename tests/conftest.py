@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -68,3 +71,27 @@ def _run_ranks(num_ranks: int, work: Callable[[Ranks], None]) -> None:
 def _single_seed() -> None:
     """Start every test from the same random state, so that no test depends on another."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def recipe_scripts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The scripts of the module's FOLDER, which import one another by bare names, as when they are run."""
+    folder: Path = request.module.FOLDER
+    names = {path.stem for path in folder.glob("*.py")}
+    sys.path.insert(0, str(folder))
+    yield
+    sys.path.remove(str(folder))
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def study(recipe_scripts: None) -> ModuleType:
+    """The folder's `study.py`."""
+    return importlib.import_module("study")
+
+
+@pytest.fixture(scope="module")
+def tables(recipe_scripts: None) -> ModuleType:
+    """The folder's `tables.py`."""
+    return importlib.import_module("tables")

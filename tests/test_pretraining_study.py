@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,33 +17,11 @@ from spkadapt.progress import Progress
 FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "pretraining_study"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _folder_on_path() -> Iterator[None]:
-    """The scripts import one another by bare names, as when they are run."""
-    names = {path.stem for path in FOLDER.glob("*.py")}
-    sys.path.insert(0, str(FOLDER))
-    yield
-    sys.path.remove(str(FOLDER))
-    for name in names:
-        sys.modules.pop(name, None)
+pytestmark = pytest.mark.usefixtures("recipe_scripts")
 
 
 @pytest.fixture(scope="module")
-def study() -> ModuleType:
-    import study
-
-    return study
-
-
-@pytest.fixture(scope="module")
-def tables() -> ModuleType:
-    import tables
-
-    return tables
-
-
-@pytest.fixture(scope="module")
-def frames():
+def frames(recipe_scripts):
     from speech_frames import synthetic_frames
 
     return synthetic_frames(6, 5, 4, 3, seed=1)

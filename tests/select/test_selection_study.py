@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -15,29 +13,7 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "selection_study"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _folder_on_path() -> Iterator[None]:
-    """The scripts import one another by bare names, as when they are run."""
-    names = {path.stem for path in FOLDER.glob("*.py")}
-    sys.path.insert(0, str(FOLDER))
-    yield
-    sys.path.remove(str(FOLDER))
-    for name in names:
-        sys.modules.pop(name, None)
-
-
-@pytest.fixture(scope="module")
-def study() -> ModuleType:
-    import study
-
-    return study
-
-
-@pytest.fixture(scope="module")
-def tables() -> ModuleType:
-    import tables
-
-    return tables
+pytestmark = pytest.mark.usefixtures("recipe_scripts")
 
 
 def test_every_shift_is_its_own_and_draws_repeat(study: ModuleType) -> None:
