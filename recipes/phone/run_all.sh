@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every run behind RESULTS.md. Some four hours on two idle cores; a killed run goes on where it was.
+# Every run behind RESULTS.md, and those it says were not run. A few hours on two cores; a killed run goes on where it was.
 # Usage: recipes/phone/run_all.sh [CORPUS_ROOT] [OUT]
 set -euo pipefail
 root=${1:-../shared/corpora} out=${2:-runs}
