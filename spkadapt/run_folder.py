@@ -17,8 +17,10 @@
         model.safetensors      the trained model
         training.json          what was logged, and how long it took
         embeddings.npz         of source, target-domain pool and evaluation
-        scores_plain.txt, scores_centred.txt
-        seed.json              training.json with the time of scoring; written last: all of the above is there
+        backend.safetensors    the adapted backend, which `spkadapt score` takes
+        scores_plain.txt, scores_centred.txt, scores_adapted.txt
+        seed.json              training.json with the time of scoring and how the adapted backend was chosen;
+                               written last: all of the above is there
       results.json, results.md, report.html
 """
 
@@ -152,6 +154,10 @@ class RunFolder:
         """Checksums of what the run started from."""
         return json.loads((self.path / "inputs.json").read_text(encoding="utf-8"))
 
+    def load_choices(self) -> dict[int, dict[str, Any]]:
+        """The adapted backend of each training: its method and strength, why, and what else was tried."""
+        return {seed: self._load_record(seed)["backend"]["choice"] for seed in self.load_recipe()["seeds"]}
+
     def load_trials(self) -> Trials:
         """The trials that were scored."""
         return load_trials(self.path / "trials.txt")
@@ -186,8 +192,11 @@ class RunFolder:
             backend: align_scores(load_scores(folder / f"scores_{backend}.txt"), trials.enrol_ids, trials.test_ids)
             for backend in BACKENDS
         }
-        record = json.loads((folder / "seed.json").read_text(encoding="utf-8"))
+        record = self._load_record(seed)
         return SeedRun(seed, record["seconds"], scores, record["training"])
+
+    def _load_record(self, seed: int) -> dict[str, Any]:
+        return json.loads((self.seed(seed) / "seed.json").read_text(encoding="utf-8"))
 
 
 def trial_truth(trials: Trials, evaluation: Manifest) -> TrialTruth:

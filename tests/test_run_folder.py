@@ -43,13 +43,15 @@ def make_run(path: Path) -> RunFolder:
     run.claim(RECIPE)
     run.save_inputs(SOURCE, POOL, EVALUATION, TRIALS, SKIPPED, SKIPPED_TRIALS, "features-1")
     for seed in (0, 1):
-        for backend, shift in (("plain", 0.0), ("centred", 0.25)):
+        for backend, shift in (("plain", 0.0), ("centred", 0.25), ("adapted", 0.5)):
             # In another order than the trials, with one more.
             scores = Scores(
                 ("e3", "e2", "e1", "e1"), ("e3", "e3", "e3", "e2"), np.array([9, 3, 2, 1]) + seed + shift
             )
             save_scores(run.seed(seed) / f"scores_{backend}.txt", scores)
-        write_json(run.seed(seed) / "seed.json", {"seconds": 2.5 + seed, "training": [{"step": 1, "total": 0.5}]})
+        choice = {"method": "centred", "strength": 0.0, "reason": f"seed {seed}"}
+        record = {"seconds": 2.5 + seed, "training": [{"step": 1, "total": 0.5}], "backend": {"choice": choice}}
+        write_json(run.seed(seed) / "seed.json", record)
     return run
 
 
@@ -161,6 +163,12 @@ def test_a_run_that_ended(tmp_path: Path) -> None:
         assert seed.training == [{"step": 1, "total": 0.5}]
         assert seed.scores["plain"].tolist() == [1 + seed.seed, 2 + seed.seed, 3 + seed.seed]
         assert seed.scores["centred"].tolist() == [1.25 + seed.seed, 2.25 + seed.seed, 3.25 + seed.seed]
+        assert seed.scores["adapted"].tolist() == [1.5 + seed.seed, 2.5 + seed.seed, 3.5 + seed.seed]
+
+
+def test_how_the_adapted_backends_were_chosen(tmp_path: Path) -> None:
+    choices = make_run(tmp_path).load_choices()
+    assert {seed: choice["reason"] for seed, choice in choices.items()} == {0: "seed 0", 1: "seed 1"}
 
 
 def test_a_run_that_has_not_ended(tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ def _notes(runs: Sequence[RunFolder], recipe: dict[str, Any]) -> dict[str, Any]:
         "level": recipe["metrics"]["level"],
         "synthetic": recipe["corpus"]["synthetic"],
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "adapted_backends": {name: run.load_choices() for name, run in by_name.items()},
         "recipes": {name: run.load_recipe() for name, run in by_name.items()},
         "checksums": {name: run.load_inputs() for name, run in by_name.items()},
         "skipped_audio": {name: run.load_skipped() for name, run in by_name.items()},

@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ from torch import nn
 
 from spkadapt.adapt import MultiTaskObjective
 from spkadapt.backbone import FrameDnn
-from spkadapt.backend.cosine import CosineScorer
-from spkadapt.backend.normalise import MeanSubtraction
+from spkadapt.backend.adapted import METHODS
 from spkadapt.batches import SourceBatches, SplicedFrames, TargetDomainBatches, frame_statistics
-from spkadapt.embed import EmbeddingSet, compute_embeddings
+from spkadapt.embed import compute_embeddings
 from spkadapt.feature_store import FeatureStore
 from spkadapt.files import atomic_path, write_json
 from spkadapt.heads import SpeakerHead, build_head
@@ -35,14 +34,14 @@ from spkadapt.pipeline.corpus import (
     prepare_versions,
 )
 from spkadapt.pipeline.models import find_initial, load_initial
+from spkadapt.pipeline.run_backends import ADAPTED, fit_backends, score_corpus
 from spkadapt.pretrain import PRETRAINERS, PretrainProgress
 from spkadapt.progress import Progress
 from spkadapt.recipe import Recipe
 from spkadapt.run_folder import RunFolder
-from spkadapt.score import Scores, prepare_sides, save_scores, score_trials
+from spkadapt.score import save_scores
 from spkadapt.simulate.call import at_speed, relay_call, simulate_call
 from spkadapt.train import train
-from spkadapt.trials import Trials
 
 
 def run_recipe(recipe: Recipe, out: Path, progress: Progress) -> RunFolder:
@@ -80,25 +79,6 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress) -> RunFolder:
     return folder
 
 
-def apply_backends(embeddings: EmbeddingSet, pool: EmbeddingSet) -> dict[str, EmbeddingSet]:
-    """The embeddings as they are, and less the mean of the target domain's unlabelled pool."""
-    centre = MeanSubtraction().fit(pool.embeddings)
-    return {
-        "plain": embeddings,
-        "centred": replace(embeddings, embeddings=centre.transform(embeddings.embeddings)),
-    }
-
-
-def score_by_cosine(
-    embeddings: EmbeddingSet, trials: Trials, *, device: str = "cpu", path: str | Path | None = None
-) -> Scores:
-    """Cosine scores of a trial list. Raises `InputError` listing ids without an embedding; `path` is theirs."""
-    scorer = CosineScorer()
-    sides = prepare_sides(scorer, trials, embeddings, path=path)
-    values = score_trials(scorer, sides.enrol, sides.test, sides.rows, device=device)
-    return Scores(trials.enrol_ids, trials.test_ids, values)
-
-
 def show_terms(terms: Mapping[str, float]) -> str:
     """Named losses in one line."""
     return "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
@@ -127,7 +107,7 @@ class _SeedRun:
             self.train()
         record = json.loads((self.folder / "training.json").read_text(encoding="utf-8"))
         start = time.monotonic()
-        self.score()
+        record["backend"] = self.score()
         record["seconds"] += time.monotonic() - start
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         write_json(self.folder / "seed.json", record)
@@ -168,8 +148,12 @@ class _SeedRun:
         labels = SourceBatches(source, labelled, crops_per_speaker=config.crops_per_speaker, **size)
         return labels, TargetDomainBatches(voices, pool, **size)
 
-    def score(self) -> None:
-        """Leave the embeddings and one score file a backend in the folder."""
+    def score(self) -> dict[str, Any]:
+        """Leave the embeddings, the adapted backend and one score file a backend in the folder.
+
+        Returns:
+            How the adapted backend was chosen.
+        """
         model, _ = load_model(self.folder / "model.safetensors")
         device = self.recipe.train.device
         ids = [item.utterance_id for item in self.corpus.recordings()]
@@ -179,10 +163,13 @@ class _SeedRun:
                 model, self.store, rows, device=device, on_progress=lambda done: update(done, "")
             )
         embeddings.save(self.folder / "embeddings.npz")
-        pool = embeddings.select([item.utterance_id for item in self.corpus.target_domain.recordings])
-        for backend, transformed in apply_backends(embeddings, pool).items():
-            scores = score_by_cosine(transformed, self.corpus.trials, device=device)
-            save_scores(self.folder / f"scores_{backend}.txt", scores)
+        with self.progress.task(f"{self.label}: backends", len(METHODS)) as update:
+            backends = fit_backends(embeddings, self.corpus, seed=self.seed, on_progress=update)
+        backends[ADAPTED].save(self.folder / "backend.safetensors")
+        for name, backend in backends.items():
+            scores = score_corpus(backend, embeddings, self.corpus, device=device)
+            save_scores(self.folder / f"scores_{name}.txt", scores)
+        return dict(backends[ADAPTED].history)
 
     def build_model(self) -> tuple[SpeakerModel, SpeakerHead, dict[str, Any]]:
         """What training starts from: another run's model, or a new one; and how that was pretrained, if it was."""

@@ -13,7 +13,7 @@ from spkadapt.files import write_json
 from spkadapt.intervals import INTERVAL_DEFINITION, Replicates, bootstrap_by_speaker, percentile_interval
 from spkadapt.metrics import EER_DEFINITION, MIN_DCF_DEFINITION, compute_eer, compute_min_dcf
 
-BACKENDS = ("plain", "centred")
+BACKENDS = PLAIN, CENTRED, ADAPTED = "plain", "centred", "adapted"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class SeedRun:
     Attributes:
         seed: of everything random in it.
         seconds: wall time of pretraining, training and scoring.
-        scores: float32 `(num_trials,)` for each of `BACKENDS`.
+        scores: float32 `(num_trials,)` of each backend, of the same ones in all runs.
         training: terms of the objective, one mapping a logged step, with the key `step`.
     """
 
@@ -111,7 +111,7 @@ def compare_runs(
     rows: list[Row] = []
     for condition, chosen in truth.conditions().items():
         part = truth.select(chosen)
-        for backend in BACKENDS:
+        for backend in runs[0].seeds[0].scores:
             scores = [np.stack([seed.scores[backend][chosen] for seed in run.seeds]) for run in runs]
             measured = [_measure_scores(item, part, p_target, num_bootstrap) for item in scores]
             first_eers, _, first_replicates = measured[0]

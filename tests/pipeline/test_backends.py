@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from spkadapt.backend.adapted import METHODS, SourceData, TargetDomainData, prep
 from spkadapt.backend.chain import Backend
 from spkadapt.embed import EmbeddingSet
 from spkadapt.errors import InputError
+from spkadapt.manifest import Manifest, UnlabelledPool, Utterance
 from spkadapt.metrics import compute_cllr, compute_eer, compute_min_dcf
 from spkadapt.pipeline import adapt_backend, measure_all_pairs, score_file
+from spkadapt.pipeline.corpus import Corpus
+from spkadapt.pipeline.run_backends import fit_backends, score_corpus
 from spkadapt.progress import Progress
 from spkadapt.score import load_scores
 from spkadapt.trials import Trials
@@ -260,3 +264,79 @@ def test_the_command_shows_what_it_tried(
     assert all(method in shown for method in METHODS)
     assert "← chosen" in shown
     assert world.path("b").is_file()
+
+
+# The backends of a run ----------------------------------------------------------------------------------------
+
+
+def manifest(world: World, name: str, part: EmbeddingSet, spoilt: bool = False) -> Manifest:
+    columns = (column(world.path(f"{name}.{table}")).tolist() for table in ("utt2spk", "utt2call", "utt2domain"))
+    return Manifest(
+        tuple(
+            Utterance(i, Path("a.wav"), session_id=call, domain=kind, speaker_id="x" if spoilt else speaker)
+            for i, speaker, call, kind in zip(part.utterance_ids, *columns, strict=True)
+        )
+    )
+
+
+def corpus_of(world: World, spoilt: bool = False) -> tuple[Corpus, EmbeddingSet]:
+    """The world as a run sees it, and all its embeddings; `spoilt`, every tested speaker has one name."""
+    parts = {"source": world.source, "calls": world.calls, "test": world.tested}
+    everything = EmbeddingSet(
+        tuple(i for part in parts.values() for i in part.utterance_ids),
+        np.concatenate([part.embeddings for part in parts.values()]),
+    )
+    source, calls, tested = (
+        manifest(world, name, part, spoilt and name == "test") for name, part in parts.items()
+    )
+    trials = Trials(world.listed.enrol_ids, world.listed.test_ids) if spoilt else world.listed
+    return Corpus(source, calls.unlabelled(), tested, trials), everything
+
+
+def test_a_run_is_scored_as_the_commands_would(world: World) -> None:
+    corpus, embeddings = corpus_of(world)
+    backends = fit_backends(embeddings, corpus, seed=3)
+    choice = world.adapt(seed=3)
+    assert backends["adapted"].history["choice"]["method"] == choice.method != "centred"  # type: ignore[attr-defined]
+    assert backends["adapted"].history["choice"]["strength"] == choice.strength  # type: ignore[attr-defined]
+    settings = {
+        "plain": {},
+        "centred": {"centre": world.path("calls.npz")},
+        "adapted": {"backend": world.path("b"), "domains": world.path("test.utt2domain")},
+    }
+    assert list(backends) == list(settings)
+    for name, files in settings.items():
+        score_file(world.path("test.npz"), world.trials, world.path("s.txt"), Progress(), **files)
+        expected = load_scores(world.path("s.txt")).scores
+        np.testing.assert_allclose(
+            score_corpus(backends[name], embeddings, corpus).scores, expected, rtol=1e-5, atol=1e-6
+        )
+
+
+def test_speakers_of_the_tests_choose_nothing(world: World) -> None:
+    corpus, embeddings = corpus_of(world)
+    spoilt, _ = corpus_of(world, spoilt=True)
+    one, other = (fit_backends(embeddings, part, seed=0)["adapted"] for part in (corpus, spoilt))
+    assert one.history == other.history
+    scores = [score_corpus(backend, embeddings, corpus).scores for backend in (one, other)]
+    np.testing.assert_array_equal(*scores)
+
+
+@pytest.mark.parametrize("change", ["unknown", "other"])
+def test_means_are_by_domain_only_where_all_tests_have_one_of_the_pool(world: World, change: str) -> None:
+    corpus, embeddings = corpus_of(world)
+    assert fit_backends(embeddings, corpus, seed=0)["adapted"].domains == ("cell", "land")
+    first, *others = corpus.evaluation
+    strange = replace(first, domain=None if change == "unknown" else "speakerphone")
+    changed = replace(corpus, evaluation=Manifest((strange, *others)))
+    backend = fit_backends(embeddings, changed, seed=0)["adapted"]
+    assert backend.domains is None
+    assert len(score_corpus(backend, embeddings, changed).scores) == len(corpus.trials)
+
+
+def test_a_pool_whose_calls_are_not_all_known_is_centred(world: World) -> None:
+    corpus, embeddings = corpus_of(world)
+    first, *others = corpus.target_domain.recordings
+    pool = UnlabelledPool((replace(first, session_id=None), *others))
+    backend = fit_backends(embeddings, replace(corpus, target_domain=pool), seed=0)["adapted"]
+    assert backend.history["choice"]["method"] == "centred"

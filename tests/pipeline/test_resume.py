@@ -19,6 +19,7 @@ from spkadapt.errors import InputError
 from spkadapt.pipeline import report_runs, run_recipe
 from spkadapt.progress import Progress
 from spkadapt.recipe import load_recipe
+from spkadapt.report.results import BACKENDS
 
 # Enough steps that the process is still training when the marker of a moment has been seen.
 STEPS = "train.num_steps=150"
@@ -62,7 +63,8 @@ def test_killed_again_and_again_it_ends_with_the_same_numbers(processes, write_r
         run_recipe(load_recipe(recipe, [STEPS]), tmp_path / out, Progress())
         report_runs([tmp_path / out / "tiny"], None, Progress())
     killed, unbroken = (tmp_path / out / "tiny" for out in ("killed", "unbroken"))
-    for name in ("model.safetensors", "scores_plain.txt", "scores_centred.txt", "embeddings.npz"):
+    scored = [f"scores_{backend}.txt" for backend in BACKENDS]
+    for name in ("model.safetensors", *scored, "backend.safetensors", "embeddings.npz"):
         assert (killed / "seed-0" / name).read_bytes() == (unbroken / "seed-0" / name).read_bytes(), name
     assert rows_without_time(killed) == rows_without_time(unbroken)
 

@@ -1,0 +1,86 @@
+"""The backends that every run is scored with, from none at all to one that is chosen without a label.
+
+plain     cosine of the embeddings as they are
+centred   cosine, less the mean of the target domain's unlabelled pool
+adapted   what `select.choose_backend` chooses on the source domain's speakers and the pool's calls
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from spkadapt.backend.adapted import SourceData, TargetDomainData, prepare_backend
+from spkadapt.backend.chain import Backend
+from spkadapt.backend.cosine import CosineScorer
+from spkadapt.backend.normalise import MeanSubtraction
+from spkadapt.embed import EmbeddingSet
+from spkadapt.manifest import Recording
+from spkadapt.pipeline.corpus import Corpus
+from spkadapt.report.results import ADAPTED, CENTRED, PLAIN
+from spkadapt.score import Scores, prepare_sides, score_trials
+from spkadapt.select import CHOICE_RULE, choose_backend
+
+
+def fit_backends(
+    embeddings: EmbeddingSet,
+    corpus: Corpus,
+    *,
+    seed: int,
+    on_progress: Callable[[int, str], None] | None = None,
+) -> dict[str, Backend]:
+    """A backend of each name in `report.results.BACKENDS`; speakers of the target domain are not looked at.
+
+    Args:
+        embeddings: of the source domain and the pool, at least.
+        corpus: both domains.
+        seed: of the choice; the adapted backend's history says what was chosen, and why.
+        on_progress: called with how many methods of `backend.adapted.METHODS` have been tried, and the next one.
+    """
+    recordings = corpus.target_domain.recordings
+    source = SourceData(_select(embeddings, corpus.source.utterances), np.array(corpus.source.speakers()))
+    pool = TargetDomainData(
+        _select(embeddings, recordings), sessions=_sessions(recordings), domains=_domains(corpus, recordings)
+    )
+    choice = choose_backend(source, pool, seed=seed, on_progress=on_progress)
+    adapted = prepare_backend(choice.method, source, pool).at(choice.strength)
+    return {
+        PLAIN: Backend((), CosineScorer()),
+        CENTRED: Backend((MeanSubtraction().fit(pool.embeddings),), CosineScorer()),
+        ADAPTED: replace(adapted, history={"rule": CHOICE_RULE, "choice": asdict(choice)}),
+    }
+
+
+def score_corpus(backend: Backend, embeddings: EmbeddingSet, corpus: Corpus, *, device: str = "cpu") -> Scores:
+    """Scores of the corpus's trials.
+
+    Raises:
+        InputError: trials that name utterances without an embedding (all listed).
+    """
+    trials, tested = corpus.trials, corpus.evaluation.utterances
+    domains = None if backend.domains is None else _domains(corpus, tested)
+    vectors = backend.transform(_select(embeddings, tested), domains)
+    named = EmbeddingSet(tuple(item.utterance_id for item in tested), vectors)
+    sides = prepare_sides(backend.scorer, trials, named)
+    values = score_trials(backend.scorer, sides.enrol, sides.test, sides.rows, device=device)
+    return Scores(trials.enrol_ids, trials.test_ids, values)
+
+
+def _select(embeddings: EmbeddingSet, recordings: Sequence[Recording]) -> np.ndarray:
+    return embeddings.select([item.utterance_id for item in recordings]).embeddings
+
+
+def _sessions(recordings: Sequence[Recording]) -> np.ndarray | None:
+    """The call of each, where it is known of all."""
+    sessions = [item.session_id for item in recordings]
+    return None if None in sessions else np.array(sessions)
+
+
+def _domains(corpus: Corpus, recordings: Sequence[Recording]) -> np.ndarray | None:
+    """The recording domain of each; None where it is not known of all, or a test is of one that the pool lacks."""
+    pool = {item.domain for item in corpus.target_domain.recordings}
+    if None in pool or not {item.domain for item in corpus.evaluation} <= pool:
+        return None
+    return np.array([item.domain for item in recordings])
