@@ -27,8 +27,8 @@ from spkadapt.score.blocks import check_sides, choose_block_size, cut_into_block
 from spkadapt.score.distributed import Ranks
 from spkadapt.score.listed import TrialRows, check_rows, plan_jobs, score_job
 
-# Rows in a block's side on a CPU, where each thread multiplies for itself: 4 MB of scores, counted while near.
-_CPU_BLOCK = 1024
+# Rows in a block's side on a CPU, where each thread multiplies for itself: 2 MB of scores, counted while near.
+_CPU_BLOCK = 768
 # Distinct scores that are kept at most, and trials so few that all their scores are.
 _CAPACITY, _FEW = 6 << 20, 1 << 17
 # At most so many trials of either kind are sampled, of no more rows than this of a side.
@@ -53,7 +53,7 @@ def measure_all_pairs(
     """Error rates of every enrolment row with every test row.
 
     On a CPU as many threads as torch has each score and count blocks of their own. Beside the sides, memory is
-    some 150 MB, and 10 MB for each thread; where the sample misleads, up to 100 MB more.
+    some 250 MB, of which Numba takes 140, and 5 MB for each thread; where the sample misleads, up to 100 MB more.
 
     Args:
         scorer: made both sides.

@@ -22,6 +22,7 @@ ENTRANCES = {
     "soundfile": "audio",
     "speechbrain": "backbone.ecapa",
     "sklearn": "backend",
+    "numba": "metrics.kernels",
     "matplotlib": "report.plots",
     "pydantic": "recipe",
     "yaml": "recipe",
@@ -130,6 +131,15 @@ def test_outside_libraries_come_in_at_one_place(module: str) -> None:
 @EVERY_MODULE
 def test_nothing_that_is_loaded_can_run(module: str) -> None:
     assert not NEVER & {top(imported) for imported in imports(module)}
+
+
+@EVERY_MODULE
+def test_what_takes_a_second_to_load_is_imported_where_it_is_needed(module: str) -> None:
+    """Within functions, so that no command waits for what it does not use."""
+    at_the_top = [node for node in parse(module).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert "kernels" not in {alias.name.rpartition(".")[2] for node in at_the_top for alias in node.names}
+    if module in ("metrics.softplus", "metrics.tally"):
+        assert "spkadapt.metrics.kernels" in imports(module)
 
 
 def test_the_entrances_exist() -> None:

@@ -28,7 +28,7 @@ from spkadapt.metrics.brackets import Brackets, plan_from_curve, rocch_edge, spl
 from spkadapt.metrics.curves import Array, ErrorCounts, interpolate_eer
 from spkadapt.metrics.operating_points import OperatingPoint
 from spkadapt.metrics.pav import rocch_eer_of_curve
-from spkadapt.metrics.softplus import cllr_of_sums, sum_softplus
+from spkadapt.metrics.softplus import cllr_of_sums, sum_softplus, sum_softplus_compiled
 from spkadapt.metrics.tally import Tally
 
 # Into so many parts a range is split, by value and by number of floats, that holds more scores than may be kept.
@@ -229,8 +229,9 @@ class TrialCounts:
 
     def _add(self, scores: Any, target_scores: Any) -> None:
         # First, as it refuses what is not finite before anything is counted.
-        nontarget_sum = sum_softplus(scores) - sum_softplus(target_scores)
-        target_sum = sum_softplus(-target_scores)
+        sum_up = sum_softplus if isinstance(scores, torch.Tensor) else sum_softplus_compiled
+        nontarget_sum = sum_up(scores) - sum_up(target_scores)
+        target_sum = sum_up(-target_scores)
         brackets = self.brackets
         trials, targets = Tally(brackets), Tally(brackets)
         trials.add(scores)

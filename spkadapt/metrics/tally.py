@@ -10,8 +10,8 @@ import torch
 
 from spkadapt.metrics.brackets import Brackets, floats_of_keys, order_keys
 
-# So few scores are looked up one by one; more are compared with one edge after another, which is faster.
-_FEW = 1 << 12
+# Scores on a CPU are counted and placed so many at a time, to need little memory beside what is held.
+_AT_A_TIME = 1 << 16
 # What comes in is counted once it is as many as are held, within these bounds: seldom, and in little memory.
 _LEAST_PENDING, _MOST_PENDING = 1 << 18, 1 << 20
 # Where all floats that may be kept are no more than this, each has a place in an array, and nothing is sorted.
@@ -28,7 +28,7 @@ class Tally:
         self.counts = np.zeros(len(brackets.keep), np.int64)
         self.least, self.most = np.inf, -np.inf
         self._distinct, self._repeats = np.empty(0, np.float32), np.empty(0, np.int64)
-        self._pending: list[np.ndarray] = []
+        self._pending = np.empty(0, np.float32)
         self._num_pending = 0
         self._at_place: np.ndarray | None = None
         self._num_at_place = 0
@@ -53,8 +53,8 @@ class Tally:
         """Count finite scores, `(num_scores,)`; a NumPy array or a tensor on another device."""
         if not len(scores):
             return
-        self.least, self.most = min(self.least, float(scores.min())), max(self.most, float(scores.max()))
         if isinstance(scores, torch.Tensor):
+            self._widen(*(float(end) for end in torch.aminmax(scores)))
             edges, keep = (
                 torch.from_numpy(a).to(scores.device) for a in (self.brackets.edges, self.brackets.keep)
             )
@@ -62,51 +62,49 @@ class Tally:
             self.counts += torch.bincount(interval, minlength=len(self.counts)).cpu().numpy()
             self._keep(scores[keep[interval]].cpu().numpy())
         else:
-            self._walk(scores)
+            self._count(scores)
         self._settle_many()
 
     def absorb(self, other: Tally) -> None:
         """Count all that the other has counted, in the same brackets; it is not to be used any more."""
         self.counts += other.counts
-        self.least, self.most = min(self.least, other.least), max(self.most, other.most)
+        self._widen(other.least, other.most)
         if other.num_kept > other._num_pending:
             other.settle()
             self._unite(other._distinct, other._repeats)
-        self._pending += other._pending
-        self._num_pending += other._num_pending
+        self._keep(other._pending[: other._num_pending])
         self._settle_many()
 
-    def _walk(self, scores: np.ndarray) -> None:
-        """Edge by edge, leaving behind what lies below."""
-        edges, keep = self.brackets.edges, self.brackets.keep
-        # `rest` holds all `num_rest` scores from edge place - 1 up, and less than as many again below it.
-        rest, num_rest, place = scores, len(scores), 0
-        while place < len(edges) and num_rest > _FEW:
-            above = rest >= edges[place]
-            num_above = int(np.count_nonzero(above))
-            self.counts[place] += num_rest - num_above
-            if keep[place] and num_above < num_rest:
-                inside = ~above
-                if place:
-                    inside &= rest >= edges[place - 1]
-                self._keep(rest[inside])
-            if 2 * num_above < len(rest):
-                rest = rest[above]
-            num_rest, place = num_above, place + 1
-        if len(rest) > num_rest:
-            rest = rest[rest >= edges[place - 1]]
-        if place == len(edges):
-            self.counts[place] += num_rest
-            if keep[place]:
-                self._keep(rest.copy())
-        else:
-            interval = self.brackets.interval_of(rest)
-            self.counts += np.bincount(interval, minlength=len(self.counts))
-            self._keep(rest[keep[interval]])
+    def _count(self, scores: np.ndarray) -> None:
+        from spkadapt.metrics import kernels
+
+        edges, keep = self.brackets.edges, np.ascontiguousarray(self.brackets.keep)
+        padded = np.full(1 << len(edges).bit_length(), np.inf, np.float32)
+        padded[: len(edges)] = edges
+        rest, places = np.empty(kernels.CHUNK, np.float32), np.empty(kernels.CHUNK, np.uint32)
+        for start in range(0, len(scores), _AT_A_TIME):
+            part = np.require(scores[start : start + _AT_A_TIME], requirements=["C", "A"])
+            num_kept, *ends = kernels.count_in_intervals(
+                part, padded, keep, self.counts, self._room_for(len(part)), rest, places
+            )
+            self._num_pending += num_kept
+            self._widen(*floats_of_keys(np.array(ends)).tolist())
+
+    def _widen(self, least: float, most: float) -> None:
+        self.least, self.most = min(self.least, least), max(self.most, most)
 
     def _keep(self, scores: np.ndarray) -> None:
-        self._pending.append(scores)
+        self._room_for(len(scores))[:] = scores
         self._num_pending += len(scores)
+
+    def _room_for(self, num_scores: int) -> np.ndarray:
+        """Where the next ones go: one array, as many small ones, amid larger, would leave memory in shreds."""
+        stop = self._num_pending + num_scores
+        if stop > len(self._pending):
+            pending = self._pending[: self._num_pending]
+            self._pending = np.empty(max(stop, 2 * len(self._pending)), np.float32)
+            self._pending[: len(pending)] = pending
+        return self._pending[self._num_pending : stop]
 
     def _settle_many(self) -> None:
         if self._num_pending <= min(max(_LEAST_PENDING, self._num_at_place, len(self._distinct)), _MOST_PENDING):
@@ -117,9 +115,10 @@ class Tally:
             return
         if self._at_place is None:
             self._at_place = np.zeros(num_places, np.int64)
-        for scores in self._pending:
+        for start in range(0, self._num_pending, _AT_A_TIME):
+            scores = self._pending[start : min(start + _AT_A_TIME, self._num_pending)]
             np.add.at(self._at_place, order_keys(scores + np.float32(0)) - first, 1)
-        self._pending, self._num_pending = [], 0
+        self._num_pending = 0
         self._num_at_place = int(np.count_nonzero(self._at_place))
 
     def _places(self) -> tuple[int, int]:
@@ -137,8 +136,7 @@ class Tally:
             places += self._places()[0]
             self._unite(floats_of_keys(places), repeats)
         if self._num_pending:
-            fresh = np.concatenate(self._pending)
-            self._pending, self._num_pending = [], 0
+            fresh, self._num_pending = self._pending[: self._num_pending], 0
             fresh.sort()
             starts = np.flatnonzero(np.append(True, fresh[1:] != fresh[:-1]))
             self._unite(fresh[starts], np.diff(np.append(starts, len(fresh))))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from spkadapt.metrics import Brackets, tally
+from spkadapt.metrics import Brackets, kernels, tally
 from spkadapt.metrics.tally import Tally
 
 
-def test_a_tally_counts_the_same_edge_by_edge_as_score_by_score() -> None:
+def test_a_tally_counts_the_same_at_once_as_in_parts_and_on_another_device() -> None:
     random = np.random.default_rng(0)
     scores = random.normal(size=20_000).astype(np.float32)
     cases: list[tuple[list[float], list[tuple[float, float]]]] = [
@@ -30,6 +30,31 @@ def test_a_tally_counts_the_same_edge_by_edge_as_score_by_score() -> None:
             for key, array in at_once.to_arrays().items():
                 np.testing.assert_array_equal(other.to_arrays()[key], array, err_msg=key)
         assert at_once.below(brackets.edges).tolist() == [(scores < edge).sum() for edge in brackets.edges]
+
+
+@pytest.mark.parametrize("num_edges", [0, 1, 2, 3, 4, 63, 64, 3000])
+@pytest.mark.parametrize("num_scores", [1, kernels.CHUNK + 1, tally._AT_A_TIME + kernels.CHUNK - 1])
+def test_a_tally_is_what_a_search_for_each_score_finds(num_edges: int, num_scores: int) -> None:
+    """Also of scores on edges, of zero in its two forms, of the largest and the least floats."""
+    random = np.random.default_rng(num_edges)
+    scores = random.normal(size=num_scores).astype(np.float32)
+    edges = np.unique(np.append(random.choice(scores, num_edges), np.float32(0)))[:num_edges]
+    corners = np.array([0.0, -0.0, 3.4e38, -3.4e38, 1e-45, -1e-45], np.float32)[:num_scores]
+    scores[-len(corners) :] = corners
+    for share in (0, 0.5, 1):
+        keep = random.random(len(edges) + 1) < share
+        brackets = Brackets(edges, keep)
+        counted = Tally(brackets)
+        counted.add(np.repeat(scores, 2)[::2])
+        askew = Tally(Brackets(np.repeat(edges, 2)[::2], np.repeat(keep, 2)[::2]))
+        askew.add(np.frombuffer(b"-" + scores.tobytes(), np.float32, offset=1))
+        assert askew.counts.tolist() == counted.counts.tolist()
+        interval = np.searchsorted(edges, scores, side="right")
+        assert counted.counts.tolist() == np.bincount(interval, minlength=len(keep)).tolist()
+        assert (counted.least, counted.most) == (scores.min(), scores.max())
+        distinct, repeats = np.unique(scores[keep[interval]] + np.float32(0), return_counts=True)
+        np.testing.assert_array_equal(counted.kept_scores, distinct)
+        np.testing.assert_array_equal(counted.to_arrays()["repeats"], repeats)
 
 
 @pytest.mark.parametrize("ends", [(0.5, 0.6), (-0.6, -0.5), (-1e-39, 1e-39), (0.0, 1e-39), (-1e-39, -0.0)])
