@@ -36,7 +36,8 @@ from spkadapt.errors import InputError, suggest
 
 COSINE_METHOD = "same_recording_wccn"
 NO_ADAPTATION, CENTRED = "none", "centred"
-METHODS = (NO_ADAPTATION, CENTRED, COSINE_METHOD, *ADAPTATIONS)
+COSINE_METHODS = (NO_ADAPTATION, CENTRED, COSINE_METHOD)
+METHODS = (*COSINE_METHODS, *ADAPTATIONS)
 
 # Of a PLDA's covariances towards the identity; a few thousand embeddings do not fill a few hundred dimensions.
 PLDA_SHRINKAGE = 0.7

@@ -18,6 +18,7 @@ from spkadapt.backend.adaptation import ADAPTATIONS
 from spkadapt.backend.adapted import (
     CENTRED,
     COSINE_METHOD,
+    COSINE_METHODS,
     METHODS,
     NO_ADAPTATION,
     SourceData,
@@ -138,7 +139,7 @@ def choose_backend(
 def _choose(scores: Mapping[Candidate, list[np.ndarray]], halvings: Sequence[_Halving]) -> Choice:
     """The choice among methods at their best, of which these are the scores in every halving."""
     tried = sorted(scores, key=_pseudo_eer)
-    simple = [one for one in tried if one.method in (NO_ADAPTATION, CENTRED, COSINE_METHOD)]
+    simple = [one for one in tried if one.method in COSINE_METHODS]
     if not simple:
         return Choice(tried[0].method, tried[0].strength, "the least pseudo-speaker EER")
     best, level = simple[0], 1 - 0.05 / max(1, len(tried) - len(simple))
