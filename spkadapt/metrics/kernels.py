@@ -88,7 +88,9 @@ def count_in_intervals(
     """
     bits = scores.view(np.int32)
     num_kept, least, most = 0, _SIGNLESS, ~_SIGNLESS
-    # Most trials are non-targets, and most of these lie below all thresholds of interest.
+    # Most trials are non-targets, and most of these lie below all thresholds of interest: what is below the first
+    # two edges, and need not be kept, is left behind before the search.
+    passes_second = len(keep) > 1 and not (keep[0] or keep[1])
     first = np.float32(-np.inf) if keep[0] else edges[0]
     for start in range(0, len(scores), CHUNK):
         stop, num_rest = min(start + CHUNK, len(scores)), 0
@@ -96,9 +98,18 @@ def count_in_intervals(
             key = bits[i] ^ ((bits[i] >> 31) & _SIGNLESS)
             least, most = min(least, key), max(most, key)
         for i in range(start, stop):
-            rest[num_rest], places[num_rest] = scores[i], 0
+            rest[num_rest] = scores[i]
             num_rest += scores[i] >= first
         counts[0] += stop - start - num_rest
+        if passes_second:
+            num_above = 0
+            for i in range(num_rest):
+                rest[num_above] = score = rest[i]
+                num_above += score >= edges[1]
+            counts[1] += num_rest - num_above
+            num_rest = num_above
+        for i in range(num_rest):
+            places[i] = 0
         half = len(edges) // 2
         while half:  # a binary search of many at once
             for i in range(num_rest):

@@ -115,11 +115,14 @@ class Tally:
             return
         if self._at_place is None:
             self._at_place = np.zeros(num_places, np.int64)
+        self._put_in_place(self._at_place, first)
+        self._num_at_place = int(np.count_nonzero(self._at_place))
+
+    def _put_in_place(self, at_place: np.ndarray, first: int) -> None:
         for start in range(0, self._num_pending, _AT_A_TIME):
             scores = self._pending[start : min(start + _AT_A_TIME, self._num_pending)]
-            np.add.at(self._at_place, order_keys(scores + np.float32(0)) - first, 1)
+            np.add.at(at_place, order_keys(scores + np.float32(0)) - first, 1)
         self._num_pending = 0
-        self._num_at_place = int(np.count_nonzero(self._at_place))
 
     def _places(self) -> tuple[int, int]:
         """The key of the least score that may be kept, and how many floats there are from it to the greatest."""
@@ -131,10 +134,10 @@ class Tally:
     def settle(self) -> None:
         """Sort what has come in, and count what is equal."""
         if self._at_place is not None:
-            places = np.flatnonzero(self._at_place)
-            repeats, self._at_place, self._num_at_place = self._at_place[places], None, 0
-            places += self._places()[0]
-            self._unite(floats_of_keys(places), repeats)
+            at_place, first = self._at_place, self._places()[0]
+            self._put_in_place(at_place, first)
+            self._at_place, self._num_at_place = None, 0
+            self._unite(*_gather_places(at_place, first))
         if self._num_pending:
             fresh, self._num_pending = self._pending[: self._num_pending], 0
             fresh.sort()
@@ -157,7 +160,8 @@ class Tally:
         self.settle()
         interval = self.brackets.interval_of(thresholds)
         below_interval = np.append(0, np.cumsum(self.counts))[interval]
-        kept_below = np.append(0, np.cumsum(self._repeats))
+        kept_below = np.zeros(len(self._repeats) + 1, np.int64)
+        np.cumsum(self._repeats, out=kept_below[1:])
         first_kept = np.append(0, np.searchsorted(self._distinct, self.brackets.edges))
         inside = kept_below[np.searchsorted(self._distinct, thresholds)] - kept_below[first_kept[interval]]
         return below_interval + inside
@@ -192,3 +196,14 @@ class Tally:
         tally._distinct, tally._repeats = arrays["kept_scores"].copy(), arrays["repeats"].copy()
         tally.least, tally.most = arrays["range"].tolist()
         return tally
+
+
+def _gather_places(at_place: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """The scores that came, rising, and how often; these in the array they are in, as two would be much memory."""
+    distinct, num_done = np.empty(np.count_nonzero(at_place), np.float32), 0
+    for start in range(0, len(at_place), _AT_A_TIME):
+        places = start + np.flatnonzero(at_place[start : start + _AT_A_TIME])
+        now = slice(num_done, num_done + len(places))
+        distinct[now], at_place[now] = floats_of_keys(first + places), at_place[places]
+        num_done = now.stop
+    return distinct, at_place[:num_done]
