@@ -130,6 +130,11 @@ class RunFolder:
         """Whether this training has ended."""
         return (self.seed(seed) / "seed.json").is_file()
 
+    def has_scores(self, seed: int) -> bool:
+        """Whether it has ended and been scored with every backend, of which earlier versions had fewer."""
+        scored = [self.seed(seed) / f"scores_{backend}.txt" for backend in BACKENDS]
+        return self.has_seed(seed) and all(path.is_file() for path in scored)
+
     def load_recipe(self) -> dict[str, Any]:
         """The recipe that was run.
 
@@ -177,7 +182,7 @@ class RunFolder:
             InputError: the run has not ended yet.
         """
         recipe = self.load_recipe()
-        unfinished = [seed for seed in recipe["seeds"] if not self.has_seed(seed)]
+        unfinished = [seed for seed in recipe["seeds"] if not self.has_scores(seed)]
         if unfinished:
             raise InputError(
                 f"the run has not ended: seeds {unfinished} are missing; run it again", path=self.path

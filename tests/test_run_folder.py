@@ -178,6 +178,13 @@ def test_a_run_that_has_not_ended(tmp_path: Path) -> None:
     assert refusal(run.load_run) == f"{tmp_path}: the run has not ended: seeds [1] are missing; run it again"
 
 
+def test_a_run_of_an_earlier_version_that_had_fewer_backends(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (run.seed(0) / "scores_adapted.txt").unlink()
+    assert (run.has_seed(0), run.has_scores(0), run.has_scores(1)) == (True, False, True)
+    assert "the run has not ended: seeds [0] are missing; run it again" in refusal(run.load_run)
+
+
 def test_scores_that_lack_a_trial(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     save_scores(run.seed(0) / "scores_plain.txt", Scores(("e1",), ("e2",), np.zeros(1)))

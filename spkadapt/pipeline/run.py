@@ -74,7 +74,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress) -> RunFolder:
         skipped, whole.trials.select(whole.trials_with(skipped)), store.name,
     )  # fmt: skip
     for seed in recipe.seeds:
-        if not folder.has_seed(seed):
+        if not folder.has_scores(seed):
             _SeedRun(recipe, corpus, store, seed, folder.seed(seed), out / "cache", progress).run()
     return folder
 

@@ -69,6 +69,16 @@ def test_killed_again_and_again_it_ends_with_the_same_numbers(processes, write_r
     assert rows_without_time(killed) == rows_without_time(unbroken)
 
 
+def test_a_run_that_lacks_the_scores_of_a_backend_is_scored_anew_and_not_trained(make_recipe, tmp_path) -> None:
+    seed = run_recipe(make_recipe(), tmp_path, Progress()).seed(0)
+    model, scores = seed / "model.safetensors", seed / "scores_adapted.txt"
+    trained, scored = model.stat().st_mtime_ns, scores.read_bytes()
+    scores.unlink()
+    run_recipe(make_recipe(), tmp_path, Progress())
+    assert scores.read_bytes() == scored
+    assert model.stat().st_mtime_ns == trained
+
+
 def test_killed_while_pretraining_it_ends_with_the_same_layers(processes, write_recipe, tmp_path) -> None:
     settings = {"num_epochs": 10, "batch_size": 20}
     recipe = write_recipe(pretrain={"strategy": "finetune", "method": "dbn", "dbn": settings})
