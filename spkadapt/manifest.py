@@ -64,6 +64,11 @@ class UnlabelledPool:
     def __len__(self) -> int:
         return len(self.recordings)
 
+    def sessions(self) -> list[str] | None:
+        """The session of every recording, in order; None where that of any is unknown."""
+        sessions = [item.session_id for item in self.recordings if item.session_id is not None]
+        return sessions if len(sessions) == len(self) else None
+
     def as_manifest(self) -> Manifest:
         """The recordings as a manifest in which no speaker is known, for writing to a file."""
         return Manifest(tuple(Utterance(**vars(recording)) for recording in self.recordings))

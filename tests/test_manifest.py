@@ -284,3 +284,9 @@ def test_pools_of_corpora_that_differ_in_labels_alone_are_equal() -> None:
     stripped = [replace(item, speaker_id=None, gender=None, split=None) for item in MANIFEST]
     assert list(MANIFEST.unlabelled().as_manifest()) == stripped
     assert len(MANIFEST.unlabelled()) == 3
+
+
+def test_sessions_of_a_pool_are_all_known_or_none_is() -> None:
+    named = [replace(item, session_id=f"call{number}") for number, item in enumerate(MANIFEST)]
+    assert Manifest(tuple(named)).unlabelled().sessions() == ["call0", "call1", "call2"]
+    assert Manifest((*named[:2], replace(named[2], session_id=None))).unlabelled().sessions() is None

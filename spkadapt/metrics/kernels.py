@@ -10,12 +10,14 @@ from __future__ import annotations
 import numpy as np
 from numba import boolean, float32, float64, int64, njit, types, uint32
 
+from spkadapt.metrics.softplus import REACH, STEPS
+
 # Scores at a time, which stay near the core, and of whose sums below 2⁴⁴ each 64 bits hold the total.
 CHUNK = 2048
 _LOW = (1 << 32) - 1
 _SIGNLESS = np.int32(0x7FFFFFFF)
-_REACH_BITS = int(np.float32(63).view(np.int32))
-_TO_STEP = np.float32(1.5 * 2**13)  # makes a float32 a multiple of 1/1024
+_REACH_BITS = int(np.float32(REACH).view(np.int32))
+_TO_STEP = np.float32(1.5 * 2**23 / STEPS)  # makes a float32 a multiple of a step
 
 
 def _read_only(dtype: types.Type) -> types.Array:
@@ -43,7 +45,7 @@ def sum_terms(scores: np.ndarray, constants: np.ndarray, slopes: np.ndarray) -> 
             c = (x + _TO_STEP) - _TO_STEP
             # Negative steps come out modulo the table's length, and so does the table. (An index without a sign
             # is used as it is, and several at once.)
-            step = np.uint32(np.int32(c * np.float32(1024)) & np.int32(len(constants) - 1))
+            step = np.uint32(np.int32(c * np.float32(STEPS)) & np.int32(len(constants) - 1))
             r = np.float64(x - c)
             v = slopes[step] * r
             r -= v

@@ -11,11 +11,11 @@ from spkadapt.errors import InputError
 
 # Sums are whole numbers of this many to a nat. The six is the least common denominator of the series below.
 UNITS_PER_NAT = 6 << 51
-_STEPS = 1 << 10  # of the table, to a nat
-_HALF = 64 * _STEPS  # of the table, which has as many steps below 0 as from 0 up
-_REACH = 63  # of its use; beyond, log(1 + exp(x)) is 0 or x to within exp(-63) < 2⁻⁹⁰
+STEPS = 1 << 10  # of the table, to a nat
+_HALF = 64 * STEPS  # of the table, which has as many steps below 0 as from 0 up
+REACH = 63  # of its use; beyond, log(1 + exp(x)) is 0 or x to within exp(-63) < 2⁻⁹⁰
 # A float of m bits, to which 1.5·2ᵐ·g is added, becomes a multiple of g, and its last bits say which.
-_TO_STEP = {4: 1.5 * 2**23 / _STEPS, 8: 1.5 * 2**52 / _STEPS}  # by the bytes of a float
+_TO_STEP = {4: 1.5 * 2**23 / STEPS, 8: 1.5 * 2**52 / STEPS}  # by the bytes of a float
 _TO_UNIT = 1.5 * 2**52 * 6 / UNITS_PER_NAT
 _TO_UNIT_BITS = int(np.float64(_TO_UNIT).view(np.int64))
 # A CPU chunk's arrays stay near the core. The series is below 2⁻¹¹ nats, or 2⁴³ units, so that sums over either
@@ -49,11 +49,11 @@ def sum_softplus(scores: np.ndarray | torch.Tensor) -> int:
     workspace = _Workspace(flat)
     for chunk in flat.split(workspace.size):
         least, most = (float(end) for end in torch.aminmax(chunk)) if len(chunk) else (0.0, 0.0)
-        if least > -_REACH and most < _REACH:
+        if least > -REACH and most < REACH:
             total += workspace.sum_terms(chunk)
         elif np.isfinite([least, most]).all():
-            total += workspace.sum_terms(chunk[(chunk > -_REACH) & (chunk < _REACH)])
-            total += _sum_large(chunk[chunk >= _REACH].cpu().numpy())
+            total += workspace.sum_terms(chunk[(chunk > -REACH) & (chunk < REACH)])
+            total += _sum_large(chunk[chunk >= REACH].cpu().numpy())
         else:
             raise InputError(f"expected finite scores, found {most if np.isfinite(least) else least}")
     return total
@@ -75,7 +75,7 @@ def sum_softplus_compiled(scores: np.ndarray) -> int:
     if largest >= _float32_bits(np.inf):
         raise InputError(f"expected finite scores, found {flat[~np.isfinite(flat)][0]}")
     total = (high << 32) + low
-    return total + _sum_large(flat[flat >= _REACH]) if largest >= _float32_bits(_REACH) else total
+    return total + _sum_large(flat[flat >= REACH]) if largest >= _float32_bits(REACH) else total
 
 
 def cllr_of_sums(target_sum: int, nontarget_sum: int, num_targets: int, num_nontargets: int) -> float:
@@ -145,7 +145,7 @@ def _float32_bits(number: float) -> int:
 @cache
 def _tables() -> tuple[np.ndarray, np.ndarray]:
     """log(1 + exp(c)), in units, and 1/(1 + exp(-c)), for c = 0, 1/1024, …, 64, -64, …, -1/1024."""
-    points = np.roll(np.arange(-_HALF, _HALF), _HALF).astype(np.longdouble) / _STEPS
+    points = np.roll(np.arange(-_HALF, _HALF), _HALF).astype(np.longdouble) / STEPS
     constants = np.rint(np.logaddexp(np.longdouble(0), points) * UNITS_PER_NAT).astype(np.int64)
     return constants, (1 / (1 + np.exp(-points))).astype(np.float64)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -81,6 +82,21 @@ def adapt_backend(
     return choice
 
 
+def choose_showing_progress(
+    source: SourceData,
+    pool: TargetDomainData,
+    methods: Sequence[str],
+    seed: int,
+    progress: Progress,
+    label: str,
+) -> Choice:
+    """`select.choose_backend`, with the number of methods that have been tried in `progress` under a label."""
+    with progress.task(label, len(methods)) as update:
+        choice = choose_backend(source, pool, methods=methods, seed=seed, on_progress=update)
+        update(len(methods), "")
+    return choice
+
+
 def load_domains(embeddings: EmbeddingSet, domains: Path | None) -> np.ndarray | None:
     """The recording domain of each embedding, `(num_embeddings,)`; None where none are given."""
     return _load_column(embeddings, domains, "domain")
@@ -131,9 +147,7 @@ def _choose(
     if strength is not None or method in (NO_ADAPTATION, CENTRED):
         return Choice(method, strength or 0.0, "as asked for")
     methods = METHODS if method == AUTO else (method,)
-    with progress.task("backends", len(methods)) as update:
-        choice = choose_backend(source, pool, methods=methods, seed=seed, on_progress=update)
-        update(len(methods), "")
+    choice = choose_showing_progress(source, pool, methods, seed, progress, "backends")
     if choice.candidates:
         progress.show(_render_candidates(choice))
     for one in choice.candidates:

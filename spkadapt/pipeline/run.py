@@ -18,7 +18,6 @@ from torch import nn
 
 from spkadapt.adapt import MultiTaskObjective
 from spkadapt.backbone import FrameDnn
-from spkadapt.backend.adapted import COSINE_METHODS
 from spkadapt.batches import SourceBatches, SplicedFrames, TargetDomainBatches, frame_statistics
 from spkadapt.embed import compute_embeddings
 from spkadapt.feature_store import FeatureStore
@@ -163,8 +162,9 @@ class _SeedRun:
                 model, self.store, rows, device=device, on_progress=lambda done: update(done, "")
             )
         embeddings.save(self.folder / "embeddings.npz")
-        with self.progress.task(f"{self.label}: backends", len(COSINE_METHODS)) as update:
-            backends = fit_backends(embeddings, self.corpus, seed=self.seed, on_progress=update)
+        backends = fit_backends(
+            embeddings, self.corpus, seed=self.seed, progress=self.progress, label=f"{self.label}: backends"
+        )
         backends[ADAPTED].save(self.folder / "backend.safetensors")
         for name, backend in backends.items():
             scores = score_corpus(backend, embeddings, self.corpus, device=device)

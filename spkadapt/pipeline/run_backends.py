@@ -8,7 +8,7 @@ adapted   the cosine backend that `select.choose_backend` chooses by the pool's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -19,10 +19,12 @@ from spkadapt.backend.cosine import CosineScorer
 from spkadapt.backend.normalise import MeanSubtraction
 from spkadapt.embed import EmbeddingSet
 from spkadapt.manifest import Recording
+from spkadapt.pipeline.backends import choose_showing_progress
 from spkadapt.pipeline.corpus import Corpus
+from spkadapt.progress import Progress
 from spkadapt.report.results import ADAPTED, CENTRED, PLAIN
 from spkadapt.score import Scores, prepare_sides, score_trials
-from spkadapt.select import CHOICE_RULE, choose_backend
+from spkadapt.select import CHOICE_RULE
 
 
 def fit_backends(
@@ -30,7 +32,8 @@ def fit_backends(
     corpus: Corpus,
     *,
     seed: int,
-    on_progress: Callable[[int, str], None] | None = None,
+    progress: Progress,
+    label: str,
 ) -> dict[str, Backend]:
     """A backend of each name in `report.results.BACKENDS`; speakers of the target domain are not looked at.
 
@@ -38,14 +41,17 @@ def fit_backends(
         embeddings: of the source domain and the pool, at least.
         corpus: both domains.
         seed: of the choice; the adapted backend's history says what was chosen, and why.
-        on_progress: called with how many of `backend.adapted.COSINE_METHODS` have been tried, and the next.
+        progress, label: where to show how many have been tried, and under what name.
     """
     recordings = corpus.target_domain.recordings
     source = SourceData(_select(embeddings, corpus.source.utterances), np.array(corpus.source.speakers()))
+    sessions = corpus.target_domain.sessions()
     pool = TargetDomainData(
-        _select(embeddings, recordings), sessions=_sessions(recordings), domains=_domains(corpus, recordings)
+        _select(embeddings, recordings),
+        sessions=None if sessions is None else np.array(sessions),
+        domains=_domains(corpus, recordings),
     )
-    choice = choose_backend(source, pool, methods=COSINE_METHODS, seed=seed, on_progress=on_progress)
+    choice = choose_showing_progress(source, pool, COSINE_METHODS, seed, progress, label)
     adapted = prepare_backend(choice.method, source, pool).at(choice.strength)
     return {
         PLAIN: Backend((), CosineScorer()),
@@ -71,12 +77,6 @@ def score_corpus(backend: Backend, embeddings: EmbeddingSet, corpus: Corpus, *, 
 
 def _select(embeddings: EmbeddingSet, recordings: Sequence[Recording]) -> np.ndarray:
     return embeddings.select([item.utterance_id for item in recordings]).embeddings
-
-
-def _sessions(recordings: Sequence[Recording]) -> np.ndarray | None:
-    """The call of each, where it is known of all."""
-    sessions = [item.session_id for item in recordings]
-    return None if None in sessions else np.array(sessions)
 
 
 def _domains(corpus: Corpus, recordings: Sequence[Recording]) -> np.ndarray | None:

@@ -60,12 +60,12 @@ class SelectionData:
         Raises:
             InputError: a recording without an embedding, or a source utterance without a speaker.
         """
-        sessions = [recording.session_id for recording in pool.recordings]
+        sessions = pool.sessions()
         return cls(
             embeddings.embeddings[embeddings.rows([item.utterance_id for item in source])],
             np.array(source.speakers()),
             embeddings.embeddings[embeddings.rows([item.utterance_id for item in pool.recordings])],
-            np.array(sessions) if sessions and None not in sessions else None,
+            np.array(sessions) if sessions else None,
         )
 
     def centred(self) -> SelectionData:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import sys
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from spkadapt import cli
 from spkadapt.backend.adapted import METHODS, SourceData, TargetDomainData, prepare_backend
@@ -293,9 +295,27 @@ def corpus_of(world: World, spoilt: bool = False) -> tuple[Corpus, EmbeddingSet]
     return Corpus(source, calls.unlabelled(), tested, trials), everything
 
 
+def fit(
+    embeddings: EmbeddingSet,
+    corpus: Corpus,
+    seed: int = 0,
+    progress: Progress = Progress(),  # noqa: B008
+) -> dict[str, Backend]:
+    return fit_backends(embeddings, corpus, seed=seed, progress=progress, label="tiny seed 0: backends")
+
+
+def test_the_choice_is_followed_to_its_end(world: World) -> None:
+    corpus, embeddings = corpus_of(world)
+    said = StringIO()
+    fit(embeddings, corpus, progress=Progress(Console(file=said)))
+    lines = said.getvalue().splitlines()
+    assert lines[0] == "tiny seed 0: backends: 0/3, 0 s  none"
+    assert lines[-1].startswith("tiny seed 0: backends: 3/3, ")
+
+
 def test_a_run_is_scored_as_the_commands_would(world: World) -> None:
     corpus, embeddings = corpus_of(world)
-    backends = fit_backends(embeddings, corpus, seed=3)
+    backends = fit(embeddings, corpus, seed=3)
     chosen = backends["adapted"].history["choice"]
     wccn = world.adapt(method="same_recording_wccn", seed=3)
     assert (chosen["method"], chosen["strength"]) == ("same_recording_wccn", wccn.strength)  # type: ignore[attr-defined]
@@ -316,7 +336,7 @@ def test_a_run_is_scored_as_the_commands_would(world: World) -> None:
 def test_speakers_of_the_tests_choose_nothing(world: World) -> None:
     corpus, embeddings = corpus_of(world)
     spoilt, _ = corpus_of(world, spoilt=True)
-    one, other = (fit_backends(embeddings, part, seed=0)["adapted"] for part in (corpus, spoilt))
+    one, other = (fit(embeddings, part)["adapted"] for part in (corpus, spoilt))
     assert one.history == other.history
     scores = [score_corpus(backend, embeddings, corpus).scores for backend in (one, other)]
     np.testing.assert_array_equal(*scores)
@@ -325,11 +345,11 @@ def test_speakers_of_the_tests_choose_nothing(world: World) -> None:
 @pytest.mark.parametrize("change", ["unknown", "other"])
 def test_means_are_by_domain_only_where_all_tests_have_one_of_the_pool(world: World, change: str) -> None:
     corpus, embeddings = corpus_of(world)
-    assert fit_backends(embeddings, corpus, seed=0)["adapted"].domains == ("cell", "land")
+    assert fit(embeddings, corpus)["adapted"].domains == ("cell", "land")
     first, *others = corpus.evaluation
     strange = replace(first, domain=None if change == "unknown" else "speakerphone")
     changed = replace(corpus, evaluation=Manifest((strange, *others)))
-    backend = fit_backends(embeddings, changed, seed=0)["adapted"]
+    backend = fit(embeddings, changed)["adapted"]
     assert backend.domains is None
     assert len(score_corpus(backend, embeddings, changed).scores) == len(corpus.trials)
 
@@ -338,5 +358,5 @@ def test_a_pool_whose_calls_are_not_all_known_is_centred(world: World) -> None:
     corpus, embeddings = corpus_of(world)
     first, *others = corpus.target_domain.recordings
     pool = UnlabelledPool((replace(first, session_id=None), *others))
-    backend = fit_backends(embeddings, replace(corpus, target_domain=pool), seed=0)["adapted"]
+    backend = fit(embeddings, replace(corpus, target_domain=pool))["adapted"]
     assert backend.history["choice"]["method"] == "centred"
