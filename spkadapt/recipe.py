@@ -18,7 +18,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from spkadapt.adapt import AdaptConfig, check_terms
-from spkadapt.backbone import BackboneConfig, DnnConfig, EcapaConfig, ResnetConfig, TdnnConfig
+from spkadapt.backbone import (
+    BackboneConfig,
+    DnnConfig,
+    EcapaConfig,
+    ResidualTdnnConfig,
+    ResnetConfig,
+    TdnnConfig,
+)
 from spkadapt.errors import InputError
 from spkadapt.features import FeatureConfig
 from spkadapt.heads import HeadConfig
@@ -81,9 +88,10 @@ class PretrainSection(Section):
 class BackboneSection(Section):
     """Which network, and the shape of each."""
 
-    name: Literal["dnn", "tdnn", "ecapa", "resnet"] = "dnn"
+    name: Literal["dnn", "tdnn", "residual_tdnn", "ecapa", "resnet"] = "dnn"
     dnn: DnnConfig = DnnConfig()
     tdnn: TdnnConfig = TdnnConfig()
+    residual_tdnn: ResidualTdnnConfig = ResidualTdnnConfig()
     ecapa: EcapaConfig = EcapaConfig()
     resnet: ResnetConfig = ResnetConfig()
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from spkadapt.backbone import DnnConfig, EcapaConfig, TdnnConfig
+from spkadapt.backbone import DnnConfig, EcapaConfig, ResidualTdnnConfig, TdnnConfig
 from spkadapt.errors import InputError
 from spkadapt.features import FeatureConfig
 from spkadapt.heads import AamHead
@@ -33,6 +33,9 @@ DESCRIPTION = ModelDescription(
 OTHERS = {
     "no vad": replace(DESCRIPTION, vad=None, speaker_ids=(), history={}),
     "tdnn": replace(DESCRIPTION, backbone="tdnn", config=TdnnConfig(4, 6, 5)),
+    "residual_tdnn": replace(
+        DESCRIPTION, backbone="residual_tdnn", config=ResidualTdnnConfig(4, (1, 2), 6, 3, embedding_dim=5)
+    ),
     "ecapa": replace(DESCRIPTION, backbone="ecapa", config=EcapaConfig(8, 5)),
 }
 

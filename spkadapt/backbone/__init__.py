@@ -13,14 +13,16 @@ from torch import nn
 
 from spkadapt.backbone.dnn import DnnConfig, FrameDnn
 from spkadapt.backbone.ecapa import Ecapa, EcapaConfig
+from spkadapt.backbone.residual_tdnn import ResidualTdnn, ResidualTdnnConfig
 from spkadapt.backbone.resnet import Resnet, ResnetConfig
 from spkadapt.backbone.tdnn import Tdnn, TdnnConfig
 
-BackboneConfig = DnnConfig | TdnnConfig | EcapaConfig | ResnetConfig
+BackboneConfig = DnnConfig | TdnnConfig | ResidualTdnnConfig | EcapaConfig | ResnetConfig
 
 BACKBONES: dict[str, tuple[type[nn.Module], type[BackboneConfig]]] = {
     "dnn": (FrameDnn, DnnConfig),
     "tdnn": (Tdnn, TdnnConfig),
+    "residual_tdnn": (ResidualTdnn, ResidualTdnnConfig),
     "ecapa": (Ecapa, EcapaConfig),
     "resnet": (Resnet, ResnetConfig),
 }
@@ -32,6 +34,8 @@ __all__ = [
     "Ecapa",
     "EcapaConfig",
     "FrameDnn",
+    "ResidualTdnn",
+    "ResidualTdnnConfig",
     "Resnet",
     "ResnetConfig",
     "Tdnn",

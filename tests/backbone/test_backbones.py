@@ -14,8 +14,18 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from spkadapt.backbone import BACKBONES, DnnConfig, EcapaConfig, FrameDnn, ResnetConfig, Tdnn, TdnnConfig
-from spkadapt.backbone.pooling import statistics_pooling
+from spkadapt.backbone import (
+    BACKBONES,
+    DnnConfig,
+    EcapaConfig,
+    FrameDnn,
+    ResidualTdnn,
+    ResidualTdnnConfig,
+    ResnetConfig,
+    Tdnn,
+    TdnnConfig,
+)
+from spkadapt.backbone.pooling import AttentiveStatisticsPooling, statistics_pooling
 from spkadapt.embed import compute_embeddings
 from spkadapt.errors import InputError
 from spkadapt.feature_store import FeatureStore
@@ -29,6 +39,8 @@ CONFIGS: dict[str, Any] = {
     "dnn": DnnConfig(left_context=2, right_context=1, hidden_dims=(16, 12), embedding_dim=6, frame_subsampling=3),
     "tdnn": TdnnConfig(channels=8, pooled_channels=12, embedding_dim=6),
     "strided tdnn": TdnnConfig(channels=8, pooled_channels=12, embedding_dim=6, frame_subsampling=3),
+    "residual_tdnn": ResidualTdnnConfig(channels=8, pooled_channels=12, attention_dim=4, embedding_dim=6),
+    "strided residual_tdnn": ResidualTdnnConfig(8, (2,), 12, 4, embedding_dim=6, frame_subsampling=2),
     "ecapa": EcapaConfig(channels=16, embedding_dim=6),
     "resnet": ResnetConfig(channels=3, embedding_dim=6),
 }
@@ -60,7 +72,7 @@ def test_shapes_and_gradients(name: str) -> None:
         assert parameter.grad.isfinite().all(), label
 
 
-@pytest.mark.parametrize("name", ["dnn", "tdnn", "strided tdnn", "resnet"])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "ecapa"])
 @settings(max_examples=30, deadline=None)
 @given(lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4), padding=st.integers(0, 20))
 def test_padding_changes_no_embedding(name: str, lengths: list[int], padding: int) -> None:
@@ -154,12 +166,51 @@ def test_statistics_pooling_matches_the_definition(lengths: list[int], padding: 
             assert pooled[row, 3 + dimension].item() == pytest.approx(max(variance, 1e-5) ** 0.5, abs=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), padding=st.integers(0, 4))
+def test_attentive_pooling_matches_the_definition(lengths: list[int], padding: int) -> None:
+    frames = torch.randn(len(lengths), max(lengths) + padding, 3, dtype=torch.float64)
+    pooling = AttentiveStatisticsPooling(3, 2).double().requires_grad_(False)
+    first, _, second = pooling.attention
+    pooled = pooling(frames, torch.tensor(lengths))
+    for row, length in enumerate(lengths):
+        hidden = [torch.tanh(first.weight @ frame + first.bias) for frame in frames[row, :length]]
+        for dimension in range(3):
+            energies = [math.exp(second.weight[dimension] @ one + second.bias[dimension]) for one in hidden]
+            values = frames[row, :length, dimension].tolist()
+            weighted = list(zip([energy / math.fsum(energies) for energy in energies], values, strict=True))
+            mean = math.fsum(weight * value for weight, value in weighted)
+            variance = math.fsum(weight * (value - mean) ** 2 for weight, value in weighted)
+            assert pooled[row, dimension].item() == pytest.approx(mean, abs=1e-12)
+            assert pooled[row, 3 + dimension].item() == pytest.approx(max(variance, 1e-5) ** 0.5, abs=1e-12)
+
+
+def test_attention_that_prefers_no_frame_is_statistics_pooling() -> None:
+    pooling, frames, lengths = AttentiveStatisticsPooling(3, 2), torch.randn(2, 9, 3), torch.tensor([9, 4])
+    nn.init.zeros_(pooling.attention[2].weight)
+    torch.testing.assert_close(pooling(frames, lengths), statistics_pooling(frames, lengths))
+
+
+POOLINGS = {"statistics": statistics_pooling, "attentive": AttentiveStatisticsPooling(2, 3)}
+
+
+@pytest.mark.parametrize("name", POOLINGS)
 @pytest.mark.parametrize("frames", [torch.zeros(1, 1, 2), torch.full((1, 7, 2), 3.0)])
-def test_gradients_of_constant_frames_are_finite(frames: torch.Tensor) -> None:
-    frames.requires_grad_()
-    statistics_pooling(frames, torch.tensor([frames.shape[1]])).sum().backward()
+def test_gradients_of_constant_frames_are_finite(name: str, frames: torch.Tensor) -> None:
+    frames = frames.clone().requires_grad_()
+    POOLINGS[name](frames, torch.tensor([frames.shape[1]])).sum().backward()
     assert frames.grad is not None
     torch.testing.assert_close(frames.grad, torch.full_like(frames, 1 / frames.shape[1]))  # of the mean alone
+
+
+@pytest.mark.parametrize("name", POOLINGS)
+def test_half_precision_is_pooled_in_single(name: str) -> None:
+    frames = (torch.randn(1, 300, 2) + 50).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = POOLINGS[name](frames, torch.tensor([300]))
+    assert pooled.dtype == torch.float32
+    assert pooled[0, :2].tolist() == pytest.approx([50, 50], abs=0.5)
+    assert pooled[0, 2:].tolist() == pytest.approx([1, 1], abs=0.3)
 
 
 # Pretrained layers --------------------------------------------------------------------------------------------
@@ -253,6 +304,13 @@ def test_frozen_layers_stay_as_they_are(frozen: bool) -> None:
             lambda: TdnnConfig(embedding_dim=-1),
             "channels, pooled_channels, embedding_dim and frame_subsampling must be ≥ 1",
         ),
+        (lambda: ResidualTdnnConfig(channels=0), "channels is 0; expected at least 1"),
+        (lambda: ResidualTdnnConfig(attention_dim=0), "attention_dim is 0; expected at least 1"),
+        (lambda: ResidualTdnnConfig(dilations=()), "dilations are []; expected at least one, each at least 1"),
+        (
+            lambda: ResidualTdnnConfig(dilations=(1, 0)),
+            "dilations are [1, 0]; expected at least one, each at least 1",
+        ),
         (lambda: EcapaConfig(channels=12), "channels is 12; ECAPA's Res2Net blocks need a multiple of 8"),
         (lambda: EcapaConfig(channels=0), "channels is 0; ECAPA's Res2Net blocks need a multiple of 8"),
         (lambda: EcapaConfig(embedding_dim=0), "embedding_dim is 0; expected at least 1"),
@@ -271,6 +329,35 @@ def test_the_tdnn_is_that_of_the_paper() -> None:
     assert shapes == [(512, 24, 5), (512, 512, 3), (512, 512, 3), (512, 512, 1), (1500, 512, 1)]
     assert sum(layer.dilation[0] * (layer.kernel_size[0] - 1) // 2 for layer in network.convolutions) == 7
     assert network.embedding.weight.shape == (512, 3000)
+
+
+def test_the_residual_tdnn_is_what_its_docstring_says() -> None:
+    """Without padding: convolutions in series, each block's input added to its output."""
+    network, features = make_backbone("residual_tdnn"), torch.randn(2, 32, NUM_FEATURES)
+
+    def layer(one: Any, maps: torch.Tensor) -> torch.Tensor:
+        return one.norm(torch.relu(one.convolution(maps)))
+
+    with torch.no_grad():
+        maps = layer(network.entry, features.transpose(1, 2))
+        for block in network.blocks:
+            maps = maps + layer(block.mixing, layer(block.context, maps))
+        lengths = torch.full((2,), 32)
+        pooled = network.pooled_norm(network.pooling(layer(network.exit, maps).transpose(1, 2), lengths))
+        torch.testing.assert_close(network(features, lengths), network.embedding(pooled))
+
+
+def test_the_residual_tdnn_sees_as_far_as_its_dilations_reach() -> None:
+    network, features = (
+        ResidualTdnn(NUM_FEATURES, ResidualTdnnConfig(dilations=(1, 4))).eval(),
+        torch.randn(1, 41, 5),
+    )
+    changed = features.clone()
+    changed[0, 20] += 1
+    with torch.no_grad():
+        frames, others = (network.encode_frames(some, torch.tensor([41]))[0][0] for some in (features, changed))
+    differs = (frames != others).any(dim=1).nonzero().flatten().tolist()
+    assert (differs[0], differs[-1]) == (20 - 7, 20 + 7)  # 2 of the first convolution, 1 and 4 of the blocks
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -125,7 +125,7 @@ def test_another_seed_gives_another_model(make_recipe, tmp_path) -> None:
     assert differ(first, second)
 
 
-@pytest.mark.parametrize("name", ["tdnn", "ecapa"])
+@pytest.mark.parametrize("name", ["tdnn", "residual_tdnn", "ecapa"])
 def test_other_backbones_run_the_whole_path(make_recipe, tmp_path, name) -> None:
     recipe = make_recipe(f"backbone.name={name}", "pretrain.strategy=none", "adapt.terms.coral.weight=1")
     run = run_recipe(recipe, tmp_path, Progress()).load_run()
