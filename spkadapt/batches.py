@@ -112,6 +112,15 @@ class _Crops:
                 crops[mine] = cut_frames(store, of_mine, self._num_frames, starts[mine])
         return crops, places
 
+    def middles(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The middle of every utterance in every voice, as it was recorded, and their places, batch by batch."""
+        for voice, versions in enumerate(self._versions):
+            store, rows = versions[0]
+            for some in torch.arange(len(rows)).split(batch_size):
+                middle = torch.full((len(some),), 0.5, dtype=torch.float64)
+                crops = cut_frames(store, rows[some], self._num_frames, middle)
+                yield crops, some + voice * self._num_utterances
+
 
 def cut_frames(store: FeatureStore, rows: torch.Tensor, num_frames: int, starts: torch.Tensor) -> torch.Tensor:
     """A crop of each utterance; one shorter than the crop is repeated from its start.
@@ -170,6 +179,11 @@ class SourceBatches:
         features, places = self._crops.draw(self._num_speakers, self._num_each, generator)
         return SourceBatch(features, self._speakers[places], self._domains[places])
 
+    def whole(self) -> Iterator[SourceBatch]:
+        """The middle of every utterance, as it was recorded, in batches that never change."""
+        for features, places in self._crops.middles(self._num_speakers * self._num_each):
+            yield SourceBatch(features, self._speakers[places], self._domains[places])
+
 
 class TargetDomainBatches:
     """Unlabelled crops of the target domain: recording sessions balanced, two crops of each.
@@ -197,8 +211,7 @@ class TargetDomainBatches:
         self._crops = _Crops(voices, ids, number_recordings(pool), num_frames)
         self._recordings = torch.from_numpy(self._crops.groups)
         self.num_recordings = int(self._recordings.max()) + 1
-        self._first_versions = [(stores[0], stores[0].rows(ids)) for stores in voices]
-        self._batch_size, self._num_frames, self._seed = batch_size, num_frames, seed
+        self._batch_size, self._seed = batch_size, seed
 
     def batch(self, step: int) -> TargetDomainBatch:
         """The crops of this step."""
@@ -208,13 +221,8 @@ class TargetDomainBatches:
 
     def whole_pool(self) -> Iterator[TargetDomainBatch]:
         """The middle of every utterance in every voice, as it was recorded, in batches that never change."""
-        of_voices = self._recordings.chunk(len(self._first_versions))
-        for (store, rows), recordings in zip(self._first_versions, of_voices, strict=True):
-            for some, of_some in zip(
-                rows.split(self._batch_size), recordings.split(self._batch_size), strict=True
-            ):
-                middle = torch.full((len(some),), 0.5, dtype=torch.float64)
-                yield TargetDomainBatch(cut_frames(store, some, self._num_frames, middle), of_some)
+        for features, places in self._crops.middles(self._batch_size):
+            yield TargetDomainBatch(features, self._recordings[places])
 
 
 def number_recordings(pool: UnlabelledPool) -> np.ndarray:

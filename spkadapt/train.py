@@ -124,8 +124,9 @@ def train(
 
     Args:
         objective: trained in place.
-        source, target_domain: where batches come from. `source` is None where the source is absent, and
-            `target_domain` is asked only while some λ is above zero.
+        source, target_domain: where batches come from. Where the source is absent, `source` is asked before the
+            first step, by terms that remember it, and no more; it may be None where there is none. `target_domain`
+            is asked only while some λ is above zero.
         config: how to train.
         seed: of the draws that the network itself makes (dropout).
         folder: for the checkpoint and the scalars.
@@ -138,6 +139,10 @@ def train(
     objective.to(config.device).train()
     state = _TrainingState(objective, config, seed)
     state.resume(folder / "checkpoint.pt")
+    if source is not None and objective.remembers_source and state.step == 0:
+        objective.remember_source(source.whole())
+    if objective.config.source == "absent":
+        source = None
     num_rounds = objective.config.rounds
     rounds = {number * config.num_steps // num_rounds for number in range(num_rounds)}
     with SummaryWriter(str(folder / "tensorboard"), purge_step=state.step) as writer:

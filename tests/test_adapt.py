@@ -14,7 +14,14 @@ from spkadapt.adapt import SCHEDULES, TERMS, AdaptConfig, MultiTaskObjective, Te
 from spkadapt.adapt.outputs import FRAMES_PER_CROP
 from spkadapt.adapt.recording_terms import PrototypeTerm, PseudoSpeakerTerm
 from spkadapt.adapt.terms import Term
-from spkadapt.align import coral_loss, energy_distance_loss, entropy_loss, mmd_loss, within_covariance_loss
+from spkadapt.align import (
+    SourceMomentsLoss,
+    coral_loss,
+    energy_distance_loss,
+    entropy_loss,
+    mmd_loss,
+    within_covariance_loss,
+)
 from spkadapt.backbone import DnnConfig, TdnnConfig
 from spkadapt.batches import SourceBatch, TargetDomainBatch
 from spkadapt.errors import InputError
@@ -60,6 +67,7 @@ def make_batches() -> tuple[SourceBatch, TargetDomainBatch]:
 
 
 SOURCE, TARGET = make_batches()
+SOURCE_PARTS = SOURCE.features, SOURCE.speakers, SOURCE.domains
 
 
 def on_sphere(rows: torch.Tensor) -> torch.Tensor:
@@ -157,6 +165,8 @@ def test_every_term_gives_a_finite_gradient(name: str) -> None:
     objective = make_objective(**{name: TermConfig(options={"num_nearest": 1} if name == "prototypes" else {})})
     if objective.has_rounds:
         objective.start_round([TARGET, TargetDomainBatch(SOURCE.features, torch.tensor([0, 0, 1, 1, 3, 3]))])
+    if objective.remembers_source:
+        objective.remember_source([SOURCE])
     objective(SOURCE, TARGET, {name: 1.0})
     objective.after_step()  # which fills MoCo's queue and the prototypes
     other = TargetDomainBatch(TARGET.features.flip(1), torch.tensor([1, 1, 0, 0]))
@@ -346,6 +356,46 @@ def test_without_a_source_terms_of_the_target_domain_are_all() -> None:
     assert list(terms) == ["information", "total"]
     torch.testing.assert_close(terms["total"], 2 * terms["information"])
     assert not any(parameter.requires_grad for parameter in objective.head.parameters())
+
+
+def test_the_source_is_remembered_as_the_initial_network_sees_it() -> None:
+    config = AdaptConfig({"source_moments": TermConfig()}, source="absent")
+    objective = make_objective(config, "tdnn").train()
+    initial = copy.deepcopy(objective.model).eval()
+    objective.remember_source(
+        [SourceBatch(*(part[rows] for part in SOURCE_PARTS)) for rows in ([0, 1, 2], [3, 4, 5])]
+    )
+    assert objective.model.training
+    assert all(torch.equal(*pair) for pair in zip(objective.model.buffers(), initial.buffers(), strict=True))
+    with torch.no_grad():
+        for parameter in objective.model.parameters():
+            parameter.mul_(1.1)
+    objective.eval()
+    expected = SourceMomentsLoss(DIM)
+    expected.add(on_sphere(initial(SOURCE.features, torch.full((6,), 9))))
+    target = on_sphere(objective.model(TARGET.features, torch.full((4,), 9)))
+    terms = objective(None, TARGET, {"source_moments": 1.0})
+    assert list(terms) == ["source_moments", "total"]
+    torch.testing.assert_close(terms["total"], expected(target))
+
+
+def test_features_are_reconstructed_from_embeddings_on_average_over_time() -> None:
+    objective = make_objective()
+    objective.model.feature_mean.fill_(0.5)
+    objective.model.feature_std.fill_(2.0)
+    terms = MultiTaskObjective(
+        objective.model, objective.head, AdaptConfig({"reconstruction": TermConfig()}), NUM_RECORDINGS
+    ).double()
+    decoder = terms.terms["reconstruction"].loss.decoder
+    losses = []
+    for embeddings, features in zip(embed(terms), (SOURCE.features, TARGET.features), strict=True):
+        scaled = (features - 0.5) / 2
+        means = scaled.mean(dim=1)
+        deviations = (scaled - means[:, None]).square().mean(dim=1).sqrt()
+        errors = decoder(on_sphere(embeddings)) - torch.cat([means, deviations], dim=1)
+        losses.append(errors.square().mean())
+    found = terms(SOURCE, TARGET, {"reconstruction": 1.0})["reconstruction"]
+    torch.testing.assert_close(found, (losses[0] + losses[1]) / 2)
 
 
 def test_domains_may_have_batch_normalisations_of_their_own() -> None:

@@ -240,6 +240,17 @@ def test_the_whole_pool_is_the_middle_of_each_utterance() -> None:
     )
 
 
+def test_the_whole_source_is_the_middle_of_each_utterance() -> None:
+    batches = source_batches(batch_size=3)
+    seen = list(batches.whole())
+    assert [len(batch.speakers) for batch in seen] == [3, 3, 2]
+    starts = torch.cat([batch.features[:, 0] for batch in seen])
+    assert starts[:, 0].int().tolist() == list(range(8))[::-1]
+    assert starts[6, 1] == (30 - 10 + 1) // 2
+    numbers = torch.cat([batch.speakers for batch in seen]).tolist()
+    assert [batches.speaker_ids[number] for number in numbers] == SPEAKERS
+
+
 # Crops --------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import torch
 
 from spkadapt.adapt import AdaptConfig, MultiTaskObjective, TermConfig
 from spkadapt.backbone import DnnConfig
-from spkadapt.batches import SourceBatches, TargetDomainBatches
+from spkadapt.batches import SourceBatch, SourceBatches, TargetDomainBatches
 from spkadapt.errors import DivergenceError, InputError
 from spkadapt.feature_store import FeatureStore
 from spkadapt.features import FeatureConfig
@@ -46,13 +46,17 @@ def data() -> tuple[FeatureStore, Manifest, UnlabelledPool]:
     )
 
 
+def make_model() -> SpeakerModel:
+    shape = DnnConfig(hidden_dims=(8,), left_context=1, right_context=1, embedding_dim=5, frame_subsampling=1)
+    return SpeakerModel(ModelDescription(FeatureConfig(), None, 6, "dnn", shape))
+
+
 def run(
     data, folder: Path, config: TrainConfig = CONFIG, term: str | None = "mmd", on_step=None, seed=7, weight=1.0
 ):
     store, labelled, pool = data
     torch.manual_seed(0)
-    shape = DnnConfig(hidden_dims=(8,), left_context=1, right_context=1, embedding_dim=5, frame_subsampling=1)
-    model = SpeakerModel(ModelDescription(FeatureConfig(), None, 6, "dnn", shape))
+    model = make_model()
     size = {"batch_size": config.batch_size, "num_frames": config.crop_frames, "seed": seed}
     source, target_domain = SourceBatches([store], labelled, **size), TargetDomainBatches([[store]], pool, **size)
     adapt = AdaptConfig({} if term is None else {term: TermConfig(weight)})
@@ -65,7 +69,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("term", ["mmd", "moco", "pseudo_speakers", "prototypes"])
+@pytest.mark.parametrize("term", ["mmd", "moco", "pseudo_speakers", "prototypes", "source_moments"])
 @pytest.mark.parametrize("killed_after", [4, 6, 11])
 def test_a_resumed_run_equals_an_unbroken_one(data, tmp_path, term, killed_after) -> None:
     def kill(step: int, terms: dict[str, float]) -> None:
@@ -79,6 +83,23 @@ def test_a_resumed_run_equals_an_unbroken_one(data, tmp_path, term, killed_after
     assert outcome.history == expected.history
     for name, value in unbroken.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+class OnceOnly(SourceBatches):
+    """Shows the source as a whole, and no batch of it."""
+
+    def batch(self, step: int) -> SourceBatch:
+        raise AssertionError(f"asked for the source at step {step}")
+
+
+def test_an_absent_source_is_seen_before_the_first_step_alone(data, tmp_path) -> None:
+    store, labelled, pool = data
+    size = {"batch_size": 4, "num_frames": 10, "seed": 0}
+    adapt = AdaptConfig({"source_moments": TermConfig()}, source="absent")
+    objective = MultiTaskObjective(make_model(), AamHead(5, NUM_SPEAKERS), adapt, len(pool.recordings))
+    source, target_domain = OnceOnly([store], labelled, **size), TargetDomainBatches([[store]], pool, **size)
+    train(objective, source, target_domain, CONFIG, seed=0, folder=tmp_path)
+    assert objective.terms["source_moments"].loss.count == len(labelled)
 
 
 def test_resuming_really_goes_on(data, tmp_path) -> None:

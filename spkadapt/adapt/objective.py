@@ -117,6 +117,21 @@ class MultiTaskObjective(nn.Module):
                 term.after_step(self.model, self._outputs)
 
     @property
+    def remembers_source(self) -> bool:
+        """Whether some term takes in the source domain before the first step."""
+        return any(term.remembers_source for term in self._own_terms())
+
+    @torch.no_grad()
+    def remember_source(self, batches: Iterable[SourceBatch]) -> None:
+        """Show the source domain, as the network sees it now, to the terms that ask for it."""
+        self.model.eval()
+        for batch in batches:
+            embeddings = on_sphere(self._encode(batch.to(self._device).features).embeddings)
+            for term in self._own_terms():
+                term.remember_source(embeddings)
+        self.model.train()
+
+    @property
     def has_rounds(self) -> bool:
         """Whether some term looks at the whole pool from time to time."""
         return any(term.has_rounds for term in self._own_terms())
@@ -181,6 +196,7 @@ class MultiTaskObjective(nn.Module):
             source=of_source,
             speakers=none if source is None else source.speakers,
             source_domains=none if source is None else source.domains,
+            source_features=target_domain.features[:0] if source is None else source.features,
             target_domain=of_target,
             features=target_domain.features,
             recordings=target_domain.recordings,

@@ -50,6 +50,7 @@ class StepOutputs:
     Attributes:
         source: None where the source is absent.
         speakers, source_domains: `(num_source,)`, numbers.
+        source_features: `(num_source, frames, num_features)`, the crops themselves.
         target_domain: crops two by two of one recording.
         features: `(num_target, frames, num_features)`, the target domain's crops themselves.
         recordings: `(num_target,)`, which recording (call) of the pool each crop is of; crops of one share a
@@ -60,6 +61,7 @@ class StepOutputs:
     source: Encoded | None
     speakers: Tensor
     source_domains: Tensor
+    source_features: Tensor
     target_domain: Encoded
     features: Tensor
     recordings: Tensor

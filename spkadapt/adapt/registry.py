@@ -16,6 +16,8 @@ from spkadapt.adapt.terms import (
     AddaTerm,
     LossTerm,
     PairTerm,
+    ReconstructionTerm,
+    SourceMomentsTerm,
     Term,
     TermContext,
     as_layers,
@@ -87,6 +89,7 @@ TERMS: dict[str, Builder] = {
     "infovdann": _pair(align.InfoVdannLoss),
     "domain_separation": _pair(align.DomainSeparationLoss),
     "adda": _term(AddaTerm),
+    "reconstruction": _term(ReconstructionTerm),
     "joint_mmd": _loss(align.JointMmdLoss, as_layers, compares_domains=True),
     # Knowing speakers of the source and recordings of the target domain, or what the classifier predicts.
     "within_covariance": _loss(align.WithinCovarianceLoss, with_classes, compares_domains=True),
@@ -98,7 +101,8 @@ TERMS: dict[str, Builder] = {
     "class_confusion": _loss(align.MinimumClassConfusionLoss, target_logits),
     "information": _loss(align.InformationMaximisationLoss, target_logits),
     "nuclear_norm": _loss(align.BatchNuclearNormLoss, target_posteriors),
-    # Of the target domain alone.
+    # Of the target domain alone; `source_moments` has seen the source once.
+    "source_moments": _term(SourceMomentsTerm),
     "contrastive": _loss(align.SameRecordingContrastiveLoss, with_recordings),
     "prototypical": _loss(align.AngularPrototypicalLoss, with_recordings),
     "calls": _term(CallTerm),

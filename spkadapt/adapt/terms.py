@@ -59,12 +59,14 @@ class Term(nn.Module):
         compares_domains: whether it looks at the source domain too.
         has_levels: whether it can look at frames, and at one domain of the source by itself.
         has_rounds: whether it looks at the whole pool from time to time.
+        remembers_source: whether it looks at the source domain once, before the first step.
         has_teacher: whether it keeps a copy of the network.
     """
 
     compares_domains = False
     has_levels = False
     has_rounds = False
+    remembers_source = False
     has_teacher = False
 
     def forward(self, outputs: StepOutputs) -> Tensor:
@@ -73,6 +75,9 @@ class Term(nn.Module):
 
     def after_step(self, model: SpeakerModel, outputs: StepOutputs) -> None:
         """Follow the network, once the optimiser has moved it."""
+
+    def remember_source(self, embeddings: Tensor) -> None:
+        """Take in some of the source domain's embeddings, `(batch, dim)`, under the initial network."""
 
     def start_round(self, embeddings: Tensor, recordings: Tensor) -> None:
         """Look at the whole pool, `(num_utterances, dim)` and `(num_utterances,)`."""
@@ -192,6 +197,60 @@ class AddaTerm(Term):
         return align.adda_discriminator_loss(
             self.classifier(source.detach()), self.classifier(target.detach())
         ) + align.adda_mapper_loss(functional_call(self.classifier, constant, (target,)))
+
+
+class SourceMomentsTerm(Term):
+    """Distance of the target domain's moments from the source's under the initial network (Liu et al. 2021).
+
+    Those are taken once, before the first step. Meant for `adapt.source: absent`: a model and these moments are
+    all that its giver must hand out.
+    """
+
+    remembers_source = True
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.loss = align.SourceMomentsLoss(dim)
+
+    def forward(self, outputs: StepOutputs) -> Tensor:
+        """See `Term.forward`."""
+        return self.loss(outputs.target_domain.rows("embedding"))
+
+    def remember_source(self, embeddings: Tensor) -> None:
+        """See `Term.remember_source`."""
+        self.loss.add(embeddings)
+
+
+class ReconstructionTerm(Term):
+    """Each crop's features, averaged over time, decoded from its embedding (DRCN, Ghifary et al. 2016).
+
+    What is decoded are the means and the standard deviations of its standardised features.
+
+    Args:
+        model: the network, whose standardisation it is.
+        hidden_dim: as for `align.ReconstructionLoss`.
+    """
+
+    compares_domains = True
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(self, model: SpeakerModel, hidden_dim: int = 256) -> None:
+        super().__init__()
+        self.register_buffer("feature_mean", model.feature_mean.clone())
+        self.register_buffer("feature_std", model.feature_std.clone())
+        self.loss = align.ReconstructionLoss(model.embedding_dim, 2 * len(model.feature_mean), hidden_dim)
+
+    def forward(self, outputs: StepOutputs) -> Tensor:
+        """See `Term.forward`."""
+        source, target = both_domains(outputs)
+        return self.loss(
+            source, self._summarise(outputs.source_features), target, self._summarise(outputs.features)
+        )
+
+    def _summarise(self, features: Tensor) -> Tensor:
+        deviations, means = torch.std_mean((features - self.feature_mean) / self.feature_std, dim=1, correction=0)
+        return torch.cat([means, deviations], dim=1)
 
 
 def construct(cls: Callable[..., nn.Module], options: Mapping[str, Any], known: Mapping[str, Any]) -> nn.Module:

@@ -120,7 +120,7 @@ class _SeedRun:
         objective = MultiTaskObjective(model, head, adapt, target_domain.num_recordings)
         with self.progress.task(self.label, config.num_steps) as update:
             outcome = train(
-                objective, None if adapt.source == "absent" else source, target_domain, config,
+                objective, source, target_domain, config,
                 seed=self.seed, folder=self.folder, on_step=lambda step, terms: update(step, show_terms(terms)),
             )  # fmt: skip
         model = objective.adapted_model(target_domain.whole_pool())
