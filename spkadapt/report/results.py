@@ -14,6 +14,8 @@ from spkadapt.intervals import INTERVAL_DEFINITION, Replicates, bootstrap_by_spe
 from spkadapt.metrics import EER_DEFINITION, MIN_DCF_DEFINITION, compute_eer, compute_min_dcf
 
 BACKENDS = PLAIN, CENTRED, ADAPTED = "plain", "centred", "adapted"
+FUSED = "seed-fused adapted"
+"""An ensemble: the mean over a run's seeds of the adapted scores, each seed's standardised over the trials."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +92,7 @@ class Row:
     """One run, one condition, one backend.
 
     `eer_change` is the EER less the first run's, paired over seeds and speakers; None for the first run itself.
+    Where the seeds are fused there is one EER of all, and `seconds` is the sum of theirs, not their mean.
     """
 
     run: str
@@ -109,11 +112,14 @@ def compare_runs(
 ) -> list[Row]:
     """Measure every run on the same trials; the first run is what the others are compared with."""
     rows: list[Row] = []
+    fuses = any(len(run.seeds) > 1 for run in runs)
+    scores = [_stack_scores(run, fuses) for run in runs]
     for condition, chosen in truth.conditions().items():
         part = truth.select(chosen)
-        for backend in runs[0].seeds[0].scores:
-            scores = [np.stack([seed.scores[backend][chosen] for seed in run.seeds]) for run in runs]
-            measured = [_measure_scores(item, part, p_target, num_bootstrap) for item in scores]
+        for backend in scores[0]:
+            measured = [
+                _measure_scores(of_run[backend][:, chosen], part, p_target, num_bootstrap) for of_run in scores
+            ]
             first_eers, _, first_replicates = measured[0]
             for place, (run, (eers, costs, replicates)) in enumerate(zip(runs, measured, strict=True)):
                 change = _change(eers, replicates, first_eers, first_replicates, level)
@@ -128,10 +134,21 @@ def compare_runs(
                         _measure(eers, replicates.eer, level),
                         _measure(costs, replicates.min_dcf, level),
                         change if place else None,
-                        float(np.mean([seed.seconds for seed in run.seeds])),
+                        sum(seed.seconds for seed in run.seeds) / len(eers),
                     )
                 )
     return rows
+
+
+def _stack_scores(run: Run, fuses: bool) -> dict[str, np.ndarray]:
+    """Scores `(num_seeds, num_trials)` of each backend, and `(1, num_trials)` of the seeds fused, if wanted."""
+    scores = {name: np.stack([seed.scores[name] for seed in run.seeds]) for name in run.seeds[0].scores}
+    if fuses and ADAPTED in scores:
+        adapted = scores[ADAPTED].astype(np.float64)
+        spread = adapted.std(axis=1, keepdims=True)
+        standardised = (adapted - adapted.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1)
+        scores[FUSED] = standardised.mean(axis=0, keepdims=True)
+    return scores
 
 
 def _measure_scores(

@@ -11,6 +11,8 @@ import pytest
 from spkadapt.intervals import INTERVAL_DEFINITION, bootstrap_by_speaker
 from spkadapt.metrics import EER_DEFINITION, MIN_DCF_DEFINITION, compute_eer, compute_min_dcf
 from spkadapt.report.results import (
+    ADAPTED,
+    FUSED,
     Measure,
     Row,
     Run,
@@ -54,6 +56,41 @@ def test_hand_made_scores_have_the_error_rates_worked_out_by_hand() -> None:
     assert plain.min_dcf.by_seed == (0.25, 0.0)
     assert plain.eer_change is None
     assert centred.eer == Measure((0.0, 0.0), 0.0, 0.0, 0.0)
+
+
+def make_adapted(name: str, scores: np.ndarray) -> Run:
+    return Run(
+        name, Path(name), False, [SeedRun(seed, 10.0, {ADAPTED: row}, []) for seed, row in enumerate(scores)]
+    )
+
+
+def test_fused_seeds_are_one_system(truth: TrialTruth) -> None:
+    draw = np.random.default_rng(0)
+    scores = (truth.is_target + draw.normal(size=(3, len(truth.is_target)))).astype(np.float32)
+    scores[1] = 100 * scores[1] - 7  # of another scale, which must not weigh more
+    base = make_adapted("base", scores[:1])
+    rows = compare([base, make_adapted("r", scores)], truth)
+    standardised = [(row - row.mean(dtype=np.float64)) / row.std(dtype=np.float64) for row in scores]
+    mean = np.mean(standardised, axis=0)
+    for condition, chosen in truth.conditions().items():
+        fused, alone = find(rows, "r", condition, FUSED), find(rows, "base", condition, FUSED)
+        assert fused.eer.by_seed == (compute_eer(mean[chosen], truth.is_target[chosen]),)
+        assert fused.seeds == (0, 1, 2)
+        assert fused.seconds == 30.0
+        assert fused.eer.mean < find(rows, "r", condition, ADAPTED).eer.mean
+        assert alone.eer.by_seed == find(rows, "base", condition, ADAPTED).eer.by_seed
+        assert fused.eer_change is not None
+        assert fused.eer_change.by_seed == (fused.eer.mean - alone.eer.mean,)
+
+
+def test_where_every_run_has_one_seed_nothing_is_fused(truth: TrialTruth) -> None:
+    scores = np.zeros((1, len(truth.is_target)), dtype=np.float32)
+    assert {row.backend for row in compare([make_adapted("r", scores)], truth)} == {ADAPTED}
+
+
+def test_scores_that_are_all_alike_are_fused_without_a_warning(truth: TrialTruth) -> None:
+    scores = np.zeros((2, len(truth.is_target)), dtype=np.float32)
+    assert find(compare([make_adapted("r", scores)], truth), "r", "all", FUSED).eer.mean == 0.5
 
 
 def test_each_condition_and_backend_is_measured_on_its_own_trials(truth: TrialTruth, make_run: MakeRun) -> None:
