@@ -15,7 +15,7 @@ from spkadapt.pretrain.dbm_layers import build_copied_rbms, compose
 from spkadapt.pretrain.dbm_net import DeepBoltzmannMachine
 from spkadapt.pretrain.dbm_training import DbmTrainingConfig, train_dbm
 from spkadapt.pretrain.interface import FrameSource, OnEpoch, Pretrainer, as_frame_source, draw_seed, linear_from
-from spkadapt.pretrain.stack import StackConfig, train_greedily
+from spkadapt.pretrain.stack import StackConfig, check_bernoulli, train_greedily
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -63,11 +63,7 @@ class Dbm(Pretrainer):
 
     def __init__(self, hidden_dims: Sequence[int], activation: str, config: DbmConfig) -> None:
         super().__init__(hidden_dims, activation, config.num_epochs * len(hidden_dims) + config.joint.num_epochs)
-        if activation != "sigmoid":
-            raise InputError(
-                f'a dbm has Bernoulli hidden units and so activation "sigmoid"; found "{activation}" '
-                '(choose "dae" or "vae" to pretrain such a network)'
-            )
+        check_bernoulli(activation, "dbm")
         self.config = config
         self.net: DeepBoltzmannMachine | None = None
 

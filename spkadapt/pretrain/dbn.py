@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from spkadapt.errors import InputError
 from spkadapt.pretrain.dbn_net import DeepBeliefNet
 from spkadapt.pretrain.dbn_up_down import UpDownConfig, train_up_down
 from spkadapt.pretrain.interface import (
@@ -22,7 +21,7 @@ from spkadapt.pretrain.interface import (
     draw_seed,
 )
 from spkadapt.pretrain.rbm import Rbm
-from spkadapt.pretrain.stack import StackConfig, train_greedily
+from spkadapt.pretrain.stack import StackConfig, check_bernoulli, train_greedily
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -67,11 +66,7 @@ class Dbn(Pretrainer):
     def __init__(self, hidden_dims: Sequence[int], activation: str, config: DbnConfig) -> None:
         together = config.up_down.num_epochs if config.up_down else 0
         super().__init__(hidden_dims, activation, config.num_epochs * len(hidden_dims) + together)
-        if activation != "sigmoid":
-            raise InputError(
-                f'a dbn has Bernoulli hidden units and so activation "sigmoid"; found "{activation}" '
-                '(choose "dae" or "vae" to pretrain such a network)'
-            )
+        check_bernoulli(activation, "dbn")
         self.config = config
         self.rbms: list[Rbm] = []
         self.net: DeepBeliefNet | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from spkadapt.errors import InputError
 from spkadapt.pretrain.checkpoint import Checkpoint
 from spkadapt.pretrain.interface import (
     EncodedFrames,
@@ -55,6 +56,15 @@ class StackConfig(RbmConfig):
         """How the RBM of `layer`, 1 for the bottom, is trained."""
         gaussian = layer == 1 and self.visible == "gaussian"
         return replace(self, learning_rate=self.gaussian_learning_rate) if gaussian else self
+
+
+def check_bernoulli(activation: str, method: str) -> None:
+    """Raise `InputError` unless the units of a network that is made of RBMs are sigmoids."""
+    if activation != "sigmoid":
+        raise InputError(
+            f'a {method} has Bernoulli hidden units and so activation "sigmoid"; found "{activation}" '
+            '(choose "dae" or "vae" to pretrain such a network)'
+        )
 
 
 def train_greedily(
