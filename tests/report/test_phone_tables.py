@@ -55,3 +55,11 @@ def test_every_run_has_a_line_in_every_table(tables: ModuleType, rows: list[Row]
         assert changes["source_only"] == ("–", "–", "–")
         assert all(change.startswith("+") for change in changes["worse"])
         assert all(change.startswith("-") for change in changes["better"])
+
+
+def test_the_picture_has_every_run(tables: ModuleType, rows: list[Row], tmp_path: Path) -> None:
+    write(tmp_path / "results.json", rows, {})
+    found = tables.load_rows(tmp_path / "results.json")
+    assert tables.sort_runs(found, "all") == ["better", "source_only", "worse"]
+    tables.draw(found, tmp_path / "new" / "eer.png")
+    assert (tmp_path / "new" / "eer.png").read_bytes().startswith(b"\x89PNG")
