@@ -139,10 +139,7 @@ def train(
     objective.to(config.device).train()
     state = _TrainingState(objective, config, seed)
     state.resume(folder / "checkpoint.pt")
-    if source is not None and objective.remembers_source and state.step == 0:
-        objective.remember_source(source.whole())
-    if objective.config.source == "absent":
-        source = None
+    source = _source_of_steps(objective, source, state.step)
     num_rounds = objective.config.rounds
     rounds = {number * config.num_steps // num_rounds for number in range(num_rounds)}
     with SummaryWriter(str(folder / "tensorboard"), purge_step=state.step) as writer:
@@ -168,6 +165,15 @@ def train(
                 on_step(state.step, state.history[-1].terms if state.history else {})
     objective.eval()
     return TrainOutcome(tuple(state.history), state.seconds)
+
+
+def _source_of_steps(
+    objective: MultiTaskObjective, source: SourceBatches | None, step: int
+) -> SourceBatches | None:
+    """What steps may ask for of the source, once the terms that remember it have seen it."""
+    if source is not None and objective.remembers_source and step == 0:
+        objective.remember_source(source.whole())
+    return None if objective.config.source == "absent" else source
 
 
 class _TrainingState:
