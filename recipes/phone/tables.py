@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from spkadapt.files import atomic_path
 from spkadapt.report.plots import GREY, PALETTE
-from spkadapt.report.results import ADAPTED, CENTRED, FUSED, PLAIN
+from spkadapt.report.results import ADAPTED, CENTRED, FUSED, PLAIN, Measure
+from spkadapt.report.wording import format_change, format_eer
 
 CONDITIONS = {"all": "all trials", "across domains": "trials across phone types"}
 COLUMNS = (
@@ -78,7 +79,7 @@ def render_table(rows: dict[tuple[str, str, str], dict[str, Any]], condition: st
         cells = (
             name,
             _eer(centred),
-            " / ".join(f"{100 * value:.2f}" for value in centred["eer"]["by_seed"]),
+            format_eer(Measure(**centred["eer"]))[2],
             _change(centred),
             _eer(adapted),
             _change(adapted),
@@ -93,15 +94,13 @@ def render_table(rows: dict[tuple[str, str, str], dict[str, Any]], condition: st
 
 
 def _eer(row: dict[str, Any]) -> str:
-    eer = row["eer"]
-    return f"**{100 * eer['mean']:.2f}** [{100 * eer['low']:.2f}, {100 * eer['high']:.2f}]"
+    eer, interval, _ = format_eer(Measure(**row["eer"]))
+    return f"**{eer}** {interval}"
 
 
 def _change(row: dict[str, Any]) -> str:
     change = row["eer_change"]
-    if change is None:
-        return "–"
-    return f"{100 * change['mean']:+.2f} [{100 * change['low']:+.2f}, {100 * change['high']:+.2f}]"
+    return "–" if change is None else " ".join(format_change(Measure(**change)))
 
 
 def main() -> None:

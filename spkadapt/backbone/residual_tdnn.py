@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from spkadapt.backbone.pooling import AttentiveStatisticsPooling
+from spkadapt.backbone.tdnn import mask_frames
 from spkadapt.errors import InputError
-from spkadapt.frames import is_padding
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,7 @@ class ResidualTdnn(nn.Module):
 
     def encode_frames(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The last frame layer's output, `(batch, frames, frame_dim)`, and how many of its frames are real."""
-        step = self.frame_subsampling
-        maps = features.transpose(1, 2) * ~is_padding(lengths, features.shape[1])[:, None, :]
-        lengths = torch.div(lengths + step - 1, step, rounding_mode="floor")
-        mask = ~is_padding(lengths, -(-features.shape[1] // step))[:, None, :]
+        maps, lengths, mask = mask_frames(features, lengths, self.frame_subsampling)
         maps = self.entry(maps, mask)
         for block in self.blocks:
             maps = block(maps, mask)

@@ -64,10 +64,7 @@ class Tdnn(nn.Module):
 
     def encode_frames(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The last frame layer's output, `(batch, frames, frame_dim)`, and how many of its frames are real."""
-        frames = features.transpose(1, 2) * ~is_padding(lengths, features.shape[1])[:, None, :]
-        step = self.frame_subsampling
-        lengths = torch.div(lengths + step - 1, step, rounding_mode="floor")
-        mask = ~is_padding(lengths, -(-features.shape[1] // step))[:, None, :]
+        frames, lengths, mask = mask_frames(features, lengths, self.frame_subsampling)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             frames = norm(torch.relu(convolution(frames))) * mask
         return frames.transpose(1, 2), lengths
@@ -79,3 +76,17 @@ class Tdnn(nn.Module):
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Embed each utterance of the batch."""
         return self.pool_frames(*self.encode_frames(features, lengths))
+
+
+def mask_frames(
+    features: torch.Tensor, lengths: torch.Tensor, subsampling: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What convolutions over time start from, where the first keeps every so-manieth frame.
+
+    Shape: features `(batch, frames, num_features)`, lengths `(batch,)` → features `(batch, num_features, frames)`,
+    zero beyond the lengths; the lengths after the first convolution, `(batch,)`; and which frames of its output
+    are real, `(batch, 1, frames)`.
+    """
+    maps = features.transpose(1, 2) * ~is_padding(lengths, features.shape[1])[:, None, :]
+    lengths = torch.div(lengths + subsampling - 1, subsampling, rounding_mode="floor")
+    return maps, lengths, ~is_padding(lengths, -(-features.shape[1] // subsampling))[:, None, :]

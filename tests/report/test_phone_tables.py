@@ -8,8 +8,18 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from spkadapt.report.results import ADAPTED, CENTRED, FUSED, PLAIN, Row, Run, SeedRun, TrialTruth, compare_runs
-from spkadapt.report.results import write_results as write
+from spkadapt.report.results import (
+    ADAPTED,
+    CENTRED,
+    FUSED,
+    PLAIN,
+    Row,
+    Run,
+    SeedRun,
+    TrialTruth,
+    compare_runs,
+    write_results,
+)
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "phone"
 
@@ -35,7 +45,7 @@ def rows(truth: TrialTruth) -> list[Row]:
 
 
 def test_every_run_has_a_line_in_every_table(tables: ModuleType, rows: list[Row], tmp_path: Path) -> None:
-    write(tmp_path / "results.json", rows, {})
+    write_results(tmp_path / "results.json", rows, {})
     found = tables.load_rows(tmp_path / "results.json")
     for condition in tables.CONDITIONS:
         header, rule, *lines = tables.render_table(found, condition)
@@ -58,7 +68,7 @@ def test_every_run_has_a_line_in_every_table(tables: ModuleType, rows: list[Row]
 
 
 def test_the_picture_has_every_run(tables: ModuleType, rows: list[Row], tmp_path: Path) -> None:
-    write(tmp_path / "results.json", rows, {})
+    write_results(tmp_path / "results.json", rows, {})
     found = tables.load_rows(tmp_path / "results.json")
     assert tables.sort_runs(found, "all") == ["better", "source_only", "worse"]
     tables.draw(found, tmp_path / "new" / "eer.png")
