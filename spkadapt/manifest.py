@@ -8,6 +8,7 @@ is not there cannot leak into training.
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -68,6 +69,29 @@ class UnlabelledPool:
         """The session of every recording, in order; None where that of any is unknown."""
         sessions = [item.session_id for item in self.recordings if item.session_id is not None]
         return sessions if len(sessions) == len(self) else None
+
+    def hold_out(self, share: float) -> tuple[UnlabelledPool, UnlabelledPool]:
+        """The pool in two, by sessions: what is left, and about the given share of the sessions.
+
+        Sessions are drawn by a hash of their names, so that the same are held out in every run.
+
+        Raises:
+            InputError: some recording's session is not known, or the share is that of no session or of all.
+        """
+        sessions = self.sessions()
+        if sessions is None:
+            raise InputError("some recordings have no session_id; only whole sessions can be held out")
+        names = sorted(set(sessions), key=lambda name: hashlib.sha256(name.encode()).digest())
+        held_out = set(names[: round(share * len(names))])
+        if not 0 < len(held_out) < len(names):
+            raise InputError(
+                f"a share of {share:g} is {len(held_out)} of {len(names)} sessions; hold out some, not all"
+            )
+        parts = [
+            tuple(item for item in self.recordings if (item.session_id in held_out) == wanted)
+            for wanted in (False, True)
+        ]
+        return UnlabelledPool(parts[0]), UnlabelledPool(parts[1])
 
     def as_manifest(self) -> Manifest:
         """The recordings as a manifest in which no speaker is known, for writing to a file."""

@@ -51,6 +51,12 @@ class Selection(Section):
     where: dict[str, str | list[str]] = {}
 
 
+class TargetDomain(Selection):
+    """The unlabelled pool, of whose sessions a share is kept out of training, for choosing by."""
+
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+
+
 class Evaluation(Selection):
     """The utterances and trials that score a run, and that nothing else may use."""
 
@@ -62,7 +68,7 @@ class CorpusSection(Section):
 
     root: Path = Path()
     source: Selection
-    target_domain: Selection
+    target_domain: TargetDomain
     evaluation: Evaluation
     synthetic: bool = False
     on_bad_audio: Literal["stop", "skip"] = "stop"

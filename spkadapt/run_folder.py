@@ -6,6 +6,7 @@
       recipe.json              the recipe as it was run, with every default written out
       source.csv               the labelled utterances of the source domain
       target_domain.csv        the unlabelled pool
+      held_out.csv             what of it no training saw; absent where that is none
       evaluation.csv           the utterances of the trials, with their speakers, for scoring only
       trials.txt               the trials that were scored
       skipped.json             recordings left out because their audio was bad
@@ -41,6 +42,8 @@ from spkadapt.manifest import Manifest, UnlabelledPool, load_manifest
 from spkadapt.report.results import BACKENDS, Run, SeedRun, TrialTruth
 from spkadapt.score import align_scores, load_scores
 from spkadapt.trials import Trials, load_trials
+
+PARTS = ("source", "target_domain", "held_out", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class RunFolder:
         self,
         source: Manifest,
         target_domain: UnlabelledPool,
+        held_out: UnlabelledPool,
         evaluation: Manifest,
         trials: Trials,
         skipped: dict[str, str],
@@ -90,7 +94,7 @@ class RunFolder:
         """Keep what the run starts from; if it already ran for a while, find that it is still the same.
 
         Args:
-            source, target_domain, evaluation, trials: the parts of the corpus.
+            source, target_domain, held_out, evaluation, trials: the parts of the corpus.
             skipped: why each recording that is left out is left out.
             skipped_trials: the trials that name one of these.
             features: the name of the feature store, which changes with the audio behind it.
@@ -103,6 +107,8 @@ class RunFolder:
             scratch = Path(name)
             source.save_csv(scratch / "source.csv")
             target_domain.as_manifest().save_csv(scratch / "target_domain.csv")
+            if len(held_out):
+                held_out.as_manifest().save_csv(scratch / "held_out.csv")
             evaluation.save_csv(scratch / "evaluation.csv")
             trials.save(scratch / "trials.txt")
             write_json(scratch / "skipped.json", skipped)
@@ -168,8 +174,21 @@ class RunFolder:
         return load_trials(self.path / "trials.txt")
 
     def load_parts(self) -> list[Manifest]:
-        """Source, unlabelled pool and evaluation."""
-        return [load_manifest(self.path / f"{part}.csv") for part in ("source", "target_domain", "evaluation")]
+        """Source, unlabelled pool, what of it was held out if there is any, and evaluation."""
+        return [load_manifest(path) for path in map(self._part, PARTS) if path.is_file()]
+
+    def load_source(self) -> Manifest:
+        """The labelled domain."""
+        return load_manifest(self._part("source"))
+
+    def load_chosen_by(self) -> tuple[UnlabelledPool, bool]:
+        """What a choice without labels goes by: what was held out, if anything, or the pool; and which it is."""
+        held_out = self._part("held_out")
+        is_held_out = held_out.is_file()
+        return load_manifest(held_out if is_held_out else self._part("target_domain")).unlabelled(), is_held_out
+
+    def _part(self, name: str) -> Path:
+        return self.path / f"{name}.csv"
 
     def load_truth(self) -> TrialTruth:
         """What the scores are held against."""

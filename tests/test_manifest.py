@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from dataclasses import fields, replace
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -261,6 +262,51 @@ def test_speakers() -> None:
         MANIFEST.speakers()
     message = "1 of 3 utterances have no speaker_id, the first is u3; this needs a labelled corpus"
     assert str(caught.value) == message
+
+
+def pool_of(sessions: list[str | None]) -> UnlabelledPool:
+    return UnlabelledPool(
+        tuple(Recording(f"u{place}", Path("/a.wav"), session_id=name) for place, name in enumerate(sessions))
+    )
+
+
+@PROPERTY
+@given(
+    sessions=st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=30).filter(
+        lambda names: len({*names}) > 1
+    ),
+    share=st.floats(0, 1),
+    order=st.randoms(use_true_random=False),
+)
+def test_whole_sessions_are_held_out(sessions: list[str], share: float, order: Random) -> None:
+    pool, number = pool_of(list(sessions)), round(share * len(set(sessions)))
+    if not 0 < number < len(set(sessions)):
+        with pytest.raises(
+            InputError, match=f"is {number} of {len(set(sessions))} sessions; hold out some, not all"
+        ):
+            pool.hold_out(share)
+        return
+    left, held_out = pool.hold_out(share)
+    assert len({item.session_id for item in held_out.recordings}) == number
+    assert not {item.session_id for item in left.recordings} & {item.session_id for item in held_out.recordings}
+    places = [pool.recordings.index(item) for part in (left, held_out) for item in part.recordings]
+    assert sorted(places) == list(range(len(pool)))
+    assert places == sorted(places[: len(left)]) + sorted(places[len(left) :])  # each in the pool's order
+    shuffled = order.sample(pool.recordings, len(pool))
+    assert {*UnlabelledPool(tuple(shuffled)).hold_out(share)[1].recordings} == {*held_out.recordings}
+
+
+def test_a_larger_share_holds_out_what_a_smaller_one_did() -> None:
+    pool = pool_of([f"call{number}" for number in range(40)])
+    small, large = (set(pool.hold_out(share)[1].recordings) for share in (0.2, 0.5))
+    assert small < large
+    assert [item.session_id for item in pool.hold_out(0.5)[1].recordings[:3]] != ["call0", "call1", "call2"]
+
+
+def test_sessions_that_are_not_known_cannot_be_held_out() -> None:
+    message = "some recordings have no session_id; only whole sessions can be held out"
+    with pytest.raises(InputError, match=message):
+        pool_of(["a", "b", None]).hold_out(0.5)
 
 
 def test_an_unlabelled_pool_has_no_field_for_labels() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from spkadapt.errors import InputError
 from spkadapt.files import sha256, write_json
-from spkadapt.manifest import Manifest, Utterance
+from spkadapt.manifest import Manifest, Recording, UnlabelledPool, Utterance
 from spkadapt.run_folder import RunFolder, trial_truth
 from spkadapt.score import Scores, save_scores
 from spkadapt.trials import Trials
@@ -21,6 +21,7 @@ SOURCE = Manifest(
     (Utterance("a", Path("/a.wav"), speaker_id="s1"), Utterance("b", Path("/b.wav"), speaker_id="s2"))
 )
 POOL = Manifest((Utterance("p", Path("/p.wav"), speaker_id="secret", gender="f", split="adapt"),)).unlabelled()
+NOTHING = UnlabelledPool(())
 EVALUATION = Manifest(
     tuple(
         Utterance(name, Path(f"/{name}.wav"), speaker_id=speaker, domain=domain)
@@ -41,7 +42,7 @@ def make_run(path: Path) -> RunFolder:
     """A run of two seeds that has ended."""
     run = RunFolder(path)
     run.claim(RECIPE)
-    run.save_inputs(SOURCE, POOL, EVALUATION, TRIALS, SKIPPED, SKIPPED_TRIALS, "features-1")
+    run.save_inputs(SOURCE, POOL, NOTHING, EVALUATION, TRIALS, SKIPPED, SKIPPED_TRIALS, "features-1")
     for seed in (0, 1):
         for backend, shift in (("plain", 0.0), ("centred", 0.25), ("adapted", 0.5)):
             # In another order than the trials, with one more.
@@ -125,9 +126,23 @@ def test_the_parts_come_back(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_what_is_held_out_is_kept_apart(tmp_path: Path) -> None:
+    held_out = UnlabelledPool((Recording("h", Path("/h.wav"), session_id="call"),))
+    run = make_run(tmp_path / "none")
+    assert run.load_chosen_by() == (POOL, False)
+    run = RunFolder(tmp_path / "some")
+    run.save_inputs(SOURCE, POOL, held_out, EVALUATION, TRIALS, {}, Trials((), ()), "features-1")
+    assert run.load_chosen_by() == (held_out, True)
+    assert run.load_source() == SOURCE
+    assert run.load_parts() == [SOURCE, POOL.as_manifest(), held_out.as_manifest(), EVALUATION]
+    more = UnlabelledPool((*POOL.recordings, *held_out.recordings))
+    message = refusal(run.save_inputs, SOURCE, more, NOTHING, EVALUATION, TRIALS, {}, Trials((), ()), "features-1")
+    assert "the corpus has changed since this run began (target_domain.csv)" in message
+
+
 def test_nothing_was_left_out(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.save_inputs(SOURCE, POOL, EVALUATION, TRIALS, {}, Trials((), ()), "features-1")
+    run.save_inputs(SOURCE, POOL, NOTHING, EVALUATION, TRIALS, {}, Trials((), ()), "features-1")
     assert run.load_skipped() == {}
     assert len(run.load_skipped_trials()) == 0
     assert "skipped_trials.txt" not in run.load_inputs()
@@ -141,9 +156,11 @@ def test_the_pool_is_kept_without_its_labels(tmp_path: Path) -> None:
 def test_a_corpus_that_changed(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    run.save_inputs(SOURCE, POOL, EVALUATION, TRIALS, SKIPPED, SKIPPED_TRIALS, "features-1")
+    run.save_inputs(SOURCE, POOL, NOTHING, EVALUATION, TRIALS, SKIPPED, SKIPPED_TRIALS, "features-1")
     fewer = TRIALS.select([0, 1])
-    message = refusal(run.save_inputs, EVALUATION, POOL, EVALUATION, fewer, SKIPPED, SKIPPED_TRIALS, "features-2")
+    message = refusal(
+        run.save_inputs, EVALUATION, POOL, NOTHING, EVALUATION, fewer, SKIPPED, SKIPPED_TRIALS, "features-2"
+    )
     assert message == (
         f"{tmp_path}: the corpus has changed since this run began (features, source.csv, trials.txt); "
         "remove the folder, or run under another name with --set name=…"

@@ -89,10 +89,11 @@ def choose_showing_progress(
     seed: int,
     progress: Progress,
     label: str,
+    held_out: np.ndarray | None = None,
 ) -> Choice:
     """`select.choose_backend`, with the number of methods that have been tried in `progress` under a label."""
     with progress.task(label, len(methods)) as update:
-        choice = choose_backend(source, pool, methods=methods, seed=seed, on_progress=update)
+        choice = choose_backend(source, pool, held_out=held_out, methods=methods, seed=seed, on_progress=update)
         update(len(methods), "")
     return choice
 

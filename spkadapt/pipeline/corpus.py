@@ -31,17 +31,29 @@ Simulation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """The recordings of a run, by the part they play in it."""
+    """The recordings of a run, by the part they play in it.
+
+    Attributes:
+        source: the labelled domain.
+        target_domain: the unlabelled pool, less what is held out.
+        held_out: recordings of the pool that no training sees, for choosing by.
+        evaluation, trials: what scores the run.
+    """
 
     source: Manifest
     target_domain: UnlabelledPool
+    held_out: UnlabelledPool
     evaluation: Manifest
     trials: Trials
 
     def recordings(self) -> list[Recording]:
         """Every recording, once."""
-        items: Iterable[Recording] = (*self.source, *self.target_domain.recordings, *self.evaluation)
+        items: Iterable[Recording] = (*self.source, *self.whole_pool().recordings, *self.evaluation)
         return list({item.utterance_id: item for item in items}.values())
+
+    def whole_pool(self) -> UnlabelledPool:
+        """All of the unlabelled pool, what is held out last."""
+        return UnlabelledPool(self.target_domain.recordings + self.held_out.recordings)
 
     def trials_with(self, utterance_ids: Container[str]) -> list[int]:
         """The places of the trials that name one of the recordings."""
@@ -51,13 +63,16 @@ class Corpus:
     def without(self, utterance_ids: Container[str]) -> Corpus:
         """The corpus less some recordings and the trials that name them."""
         dropped = set(self.trials_with(utterance_ids))
-        pool = self.target_domain.recordings
-        return Corpus(
-            Manifest(tuple(item for item in self.source if item.utterance_id not in utterance_ids)),
-            UnlabelledPool(tuple(item for item in pool if item.utterance_id not in utterance_ids)),
-            Manifest(tuple(item for item in self.evaluation if item.utterance_id not in utterance_ids)),
-            self.trials.select([place for place in range(len(self.trials)) if place not in dropped]),
+        source, evaluation = (
+            Manifest(tuple(item for item in part if item.utterance_id not in utterance_ids))
+            for part in (self.source, self.evaluation)
         )
+        pool, held_out = (
+            UnlabelledPool(tuple(item for item in part.recordings if item.utterance_id not in utterance_ids))
+            for part in (self.target_domain, self.held_out)
+        )
+        trials = self.trials.select([place for place in range(len(self.trials)) if place not in dropped])
+        return Corpus(source, pool, held_out, evaluation, trials)
 
 
 def load_corpus(recipe: Recipe) -> Corpus:
@@ -66,7 +81,7 @@ def load_corpus(recipe: Recipe) -> Corpus:
     Raises:
         InputError: what the readers raise; a source utterance without a speaker; a trial that names an unknown
             utterance or has no label; an utterance of the evaluation that is also in another part; too little of
-            some part.
+            some part; sessions that cannot be held out.
     """
 
     def load(selection: Selection) -> Manifest:
@@ -78,11 +93,17 @@ def load_corpus(recipe: Recipe) -> Corpus:
 
     sections = recipe.corpus
     source, evaluation = load(sections.source), load(sections.evaluation)
-    pool = load(sections.target_domain).unlabelled()
+    pool, held_out = load(sections.target_domain).unlabelled(), UnlabelledPool(())
+    if sections.target_domain.held_out > 0:
+        try:
+            pool, held_out = pool.hold_out(sections.target_domain.held_out)
+        except InputError as error:
+            message = f"corpus.target_domain.held_out: {error}"
+            raise InputError(message, path=recipe.path(sections.target_domain.manifest)) from error
     trials_path = recipe.path(sections.evaluation.trials)
     trials = load_trials(trials_path)
     trials.check_ids([item.utterance_id for item in evaluation], path=trials_path)
-    corpus = Corpus(source, pool, evaluation, trials)
+    corpus = Corpus(source, pool, held_out, evaluation, trials)
     trial_truth(trials, evaluation)
     source.speakers()
     _check_apart(corpus)
@@ -95,6 +116,7 @@ def _check_apart(corpus: Corpus) -> None:
     parts: dict[str, Sequence[Recording]] = {
         "corpus.source": corpus.source.utterances,
         "corpus.target_domain": corpus.target_domain.recordings,
+        "what of it is held out": corpus.held_out.recordings,
         "corpus.evaluation": corpus.evaluation.utterances,
     }
     for (first, items), (second, others) in itertools.combinations(parts.items(), 2):

@@ -35,9 +35,10 @@ def check_recipe(path: Path, overrides: Sequence[str], progress: Progress) -> No
     """
     recipe = load_recipe(path, overrides)
     corpus = load_corpus(recipe)
+    held_out = f" and {len(corpus.held_out)} held out" if len(corpus.held_out) else ""
     progress.say(
-        f"{path}: sound. {len(corpus.source)} labelled utterances, {len(corpus.target_domain)} unlabelled ones, "
-        f"{len(corpus.trials)} trials, {len(recipe.seeds)} seeds."
+        f"{path}: sound. {len(corpus.source)} labelled utterances, {len(corpus.target_domain)} unlabelled ones"
+        f"{held_out}, {len(corpus.trials)} trials, {len(recipe.seeds)} seeds."
     )
 
 

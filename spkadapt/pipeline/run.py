@@ -69,7 +69,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress) -> RunFolder:
     check_sizes(corpus, recipe)
     folder.claim(settings)
     folder.save_inputs(
-        corpus.source, corpus.target_domain, corpus.evaluation, corpus.trials,
+        corpus.source, corpus.target_domain, corpus.held_out, corpus.evaluation, corpus.trials,
         skipped, whole.trials.select(whole.trials_with(skipped)), store.name,
     )  # fmt: skip
     for seed in recipe.seeds:

@@ -2,8 +2,9 @@
 
 plain     cosine of the embeddings as they are
 centred   cosine, less the mean of the target domain's unlabelled pool
-adapted   the cosine backend that `select.choose_backend` chooses by the pool's calls, which takes seconds; all of
-          its methods take half a minute, and are for `spkadapt adapt-backend`
+adapted   the cosine backend that `select.choose_backend` chooses by the pool's calls, those held out of training
+          where there are any; it takes seconds; all of its methods take half a minute, and are for
+          `spkadapt adapt-backend`
 """
 
 from __future__ import annotations
@@ -43,15 +44,16 @@ def fit_backends(
         seed: of the choice; the adapted backend's history says what was chosen, and why.
         progress, label: where to show how many have been tried, and under what name.
     """
-    recordings = corpus.target_domain.recordings
+    whole = corpus.whole_pool()
+    recordings, sessions = whole.recordings, whole.sessions()
     source = SourceData(_select(embeddings, corpus.source.utterances), np.array(corpus.source.speakers()))
-    sessions = corpus.target_domain.sessions()
     pool = TargetDomainData(
         _select(embeddings, recordings),
         sessions=None if sessions is None else np.array(sessions),
         domains=_domains(corpus, recordings),
     )
-    choice = choose_showing_progress(source, pool, COSINE_METHODS, seed, progress, label)
+    held_out = np.arange(len(recordings)) >= len(corpus.target_domain) if len(corpus.held_out) else None
+    choice = choose_showing_progress(source, pool, COSINE_METHODS, seed, progress, label, held_out)
     adapted = prepare_backend(choice.method, source, pool).at(choice.strength)
     return {
         PLAIN: Backend((), CosineScorer()),
@@ -81,7 +83,7 @@ def _select(embeddings: EmbeddingSet, recordings: Sequence[Recording]) -> np.nda
 
 def _domains(corpus: Corpus, recordings: Sequence[Recording]) -> np.ndarray | None:
     """The recording domain of each; None where it is not known of all, or a test is of one that the pool lacks."""
-    pool = {item.domain for item in corpus.target_domain.recordings}
+    pool = {item.domain for item in corpus.whole_pool().recordings}
     if None in pool or not {item.domain for item in corpus.evaluation} <= pool:
         return None
     return np.array([item.domain for item in recordings])

@@ -15,7 +15,7 @@ from spkadapt import __version__
 from spkadapt.embed import EmbeddingSet
 from spkadapt.errors import InputError
 from spkadapt.files import write_json
-from spkadapt.manifest import Manifest, UnlabelledPool, load_manifest
+from spkadapt.manifest import Manifest, UnlabelledPool
 from spkadapt.progress import Progress
 from spkadapt.run_folder import RunFolder
 from spkadapt.select import (
@@ -46,8 +46,9 @@ def select_runs(
 ) -> ModelChoice:
     """Choose one of several runs by `MODEL_CHOICE_RULE`, from embeddings of the source domain and the pool alone.
 
-    Evaluation manifest, trials and scores are not read. Embeddings are centred on their own domain's mean, as the
-    backend `centred` has them.
+    Where the runs held some of the pool's calls out of training, these alone are chosen by. Evaluation manifest,
+    trials and scores are not read. Embeddings are centred on their own domain's mean, as the backend `centred` has
+    them.
 
     Args:
         folders: of runs that have ended, trained on the same recordings.
@@ -67,7 +68,7 @@ def select_runs(
     runs = [RunFolder(folder) for folder in folders]
     names = [str(run.load_recipe()["name"]) for run in runs]
     unadapted = names[0] if baseline is None else _find_baseline(baseline, folders, names)
-    source, pool = _load_common_parts(runs)
+    source, pool, is_held_out = _load_common_parts(runs)
     models = [_load_model(name, run, source, pool) for name, run in zip(names, runs, strict=True)]
     by = RULE_VALIDATORS if validator in (None, ALL) else (str(validator),)
     shown = tuple(VALIDATORS) if validator == ALL else ()
@@ -75,10 +76,10 @@ def select_runs(
         choice = choose_model(models, baseline=unadapted, validators=by, shown=shown, on_progress=update)
     progress.show(_render(choice))
     predictions = _predict(choice, models, unadapted)
-    for line in _explain(choice, unadapted, predictions):
+    for line in (_say_pool(pool, is_held_out), *_explain(choice, unadapted, predictions)):
         progress.say(line)
     if json_file is not None:
-        record = _describe(choice, unadapted, by, dict(zip(names, folders, strict=True)))
+        record = _describe(choice, unadapted, by, dict(zip(names, folders, strict=True)), is_held_out)
         write_json(json_file, {**record, "predictions": predictions})
         progress.say(f"→ {json_file}")
     return choice
@@ -92,22 +93,22 @@ def _find_baseline(baseline: Path, folders: Sequence[Path], names: Sequence[str]
     raise InputError(f"the baseline must be one of the runs to choose from: {listed}", path=baseline)
 
 
-def _load_common_parts(runs: Sequence[RunFolder]) -> tuple[Manifest, UnlabelledPool]:
-    """The source domain and the pool of the runs, of which the pool's type has no speakers."""
-    parts = [
-        (load_manifest(run.path / "source.csv"), load_manifest(run.path / "target_domain.csv").unlabelled())
-        for run in runs
-    ]
+def _load_common_parts(runs: Sequence[RunFolder]) -> tuple[Manifest, UnlabelledPool, bool]:
+    """The source domain and the pool to choose by, whose type has no speakers; and whether it was held out."""
+    parts = [(run.load_source(), *run.load_chosen_by()) for run in runs]
     known = [
         (
             [(item.utterance_id, item.speaker_id) for item in source],
             [(item.utterance_id, item.session_id) for item in pool.recordings],
         )
-        for source, pool in parts
+        for source, pool, _ in parts
     ]
     for run, found in zip(runs, known, strict=True):
         if found != known[0]:
-            message = f"this run's source or target domain is not that of {runs[0].path}; they cannot be compared"
+            message = (
+                f"this run's source or target domain, or what of it is held out, is not that of {runs[0].path}; "
+                "they cannot be compared"
+            )
             raise InputError(message, path=run.path)
     return parts[0]
 
@@ -162,6 +163,14 @@ def _predict(choice: ModelChoice, models: Sequence[Model], baseline: str) -> dic
     return predictions
 
 
+def _say_pool(pool: UnlabelledPool, is_held_out: bool) -> str:
+    sessions = pool.sessions()
+    found = f"{len(pool)} recordings" + (f" of {len(set(sessions))} sessions" if sessions else "")
+    if is_held_out:
+        return f"chosen by {found} that no training saw"
+    return f"chosen by {found} that runs were trained on, which flatters those that know them by heart"
+
+
 def _explain(choice: ModelChoice, baseline: str, predictions: dict[str, Any]) -> list[str]:
     lines = [f"chosen: {choice.chosen}: {choice.reason}"]
     if choice.gate is not None:
@@ -186,13 +195,14 @@ def _explain(choice: ModelChoice, baseline: str, predictions: dict[str, Any]) ->
 
 
 def _describe(
-    choice: ModelChoice, baseline: str, validators: Sequence[str], folders: dict[str, Path]
+    choice: ModelChoice, baseline: str, validators: Sequence[str], folders: dict[str, Path], is_held_out: bool
 ) -> dict[str, Any]:
     return {
         "spkadapt": __version__,
         "rule": MODEL_CHOICE_RULE,
         "ranked_by": list(validators),
         "backend": BACKEND,
+        "pool_was_held_out": is_held_out,
         "baseline": baseline,
         "runs": {name: str(folder) for name, folder in folders.items()},
         **asdict(choice),

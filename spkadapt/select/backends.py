@@ -28,7 +28,7 @@ from spkadapt.backend.adapted import (
 )
 from spkadapt.backend.chain import Backend
 from spkadapt.backend.cosine import CosineScorer
-from spkadapt.errors import InputError
+from spkadapt.errors import InputError, shorten
 from spkadapt.intervals import compare_paired
 from spkadapt.metrics import compute_eer
 from spkadapt.metrics.weighted import EER
@@ -91,6 +91,7 @@ def choose_backend(
     source: SourceData,
     target_domain: TargetDomainData,
     *,
+    held_out: np.ndarray | None = None,
     methods: Sequence[str] = METHODS,
     seed: int = 0,
     on_progress: Callable[[int, str], None] | None = None,
@@ -99,22 +100,28 @@ def choose_backend(
 
     Without sessions, or with fewer than `FEWEST_SESSIONS`, nothing can be compared: then it is centred cosine.
 
+    An extractor that was trained on the target domain's recordings may know them by heart, and then any backend
+    finds their pseudo-speakers; only recordings that it was not trained on can tell.
+
     Args:
+        held_out: whether each recording of the target domain is one to compare by, `(num_embeddings,)` of bool;
+            backends are fitted on the others as well. None: all are compared by.
         methods: which to try, of `METHODS`.
         seed: of the halvings.
         on_progress: called with how many methods have been tried, and the next one's name.
 
     Raises:
-        InputError: data of two extractors; too few sessions where centring is not among `methods`; or that none
-            of them can be fitted.
+        InputError: data of two extractors; a session of which only a part is held out; too few sessions where
+            centring is not among `methods`; or that none of them can be fitted.
     """
-    num_sessions = 0 if target_domain.sessions is None else len(np.unique(target_domain.sessions))
-    if num_sessions < FEWEST_SESSIONS:
-        known = f"{num_sessions or 'no'} sessions are known, fewer than {FEWEST_SESSIONS}"
+    compared = _sessions_to_compare_by(target_domain, held_out)
+    if len(compared) < FEWEST_SESSIONS:
+        of = "known" if held_out is None else "held out"
+        known = f"{len(compared) or 'no'} sessions are {of}, fewer than {FEWEST_SESSIONS}"
         if CENTRED not in methods:
             raise InputError(f"{known}, so no strength can be chosen for {', '.join(methods)}: say which")
         return Choice(CENTRED, 0.0, f"{known}, so nothing can be compared")
-    halvings = _halve(target_domain, seed)
+    halvings = _halve(target_domain, compared, seed)
     candidates: list[Candidate] = []
     scores: dict[Candidate, list[np.ndarray]] = {}  # of each method at its best, in every halving
     for number, method in enumerate(methods):
@@ -134,6 +141,20 @@ def choose_backend(
     if not scores:
         raise InputError(f"no method can be fitted: {candidates[0].failure}")
     return replace(_choose(scores, halvings), candidates=tuple(candidates))
+
+
+def _sessions_to_compare_by(target_domain: TargetDomainData, held_out: np.ndarray | None) -> np.ndarray:
+    """Their names, sorted."""
+    if target_domain.sessions is None:
+        return np.array([])
+    sessions = np.asarray(target_domain.sessions)
+    if held_out is None:
+        return np.unique(sessions)
+    compared = np.unique(sessions[held_out])
+    divided = np.intersect1d(compared, sessions[~held_out])
+    if len(divided):
+        raise InputError(f"{len(divided)} sessions are held out in part: {shorten(divided.tolist())}")
+    return compared
 
 
 def _choose(scores: Mapping[Candidate, list[np.ndarray]], halvings: Sequence[_Halving]) -> Choice:
@@ -175,10 +196,11 @@ def _pseudo_eer(candidate: Candidate) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Halving:
-    """One division of the calls in two, and the trials within both halves: all pairs across calls.
+    """One division of the calls to compare by in two, and the trials within both halves: all pairs across calls.
 
     Attributes:
-        fitted_on: rows of the target domain, for each half, that the backends which it tests are fitted on.
+        fitted_on: rows of the target domain, for each half, that the backends which it tests are fitted on: all
+            but its own.
         rows: the rows of each half that make its trials.
         pairs: flat places, among all pairs of a half's rows, of its trials.
         is_target: whether the pseudo-speakers of a trial are one; the trials of both halves in turn.
@@ -193,19 +215,20 @@ class _Halving:
     test_speakers: np.ndarray
 
 
-def _halve(target_domain: TargetDomainData, seed: int) -> list[_Halving]:
+def _halve(target_domain: TargetDomainData, compared: np.ndarray, seed: int) -> list[_Halving]:
     common = Backend(fit_common(target_domain), CosineScorer())
     embeddings = common.transform(target_domain.embeddings, target_domain.domains)
     names, session_of = np.unique(np.asarray(target_domain.sessions), return_inverse=True)
+    numbers = np.searchsorted(names, compared)
     generator = np.random.default_rng(seed)
-    return [_halve_once(embeddings, session_of, len(names), generator) for _ in range(_NUM_SPLITS)]
+    return [_halve_once(embeddings, session_of, numbers, generator) for _ in range(_NUM_SPLITS)]
 
 
 def _halve_once(
-    embeddings: np.ndarray, session_of: np.ndarray, num_sessions: int, generator: np.random.Generator
+    embeddings: np.ndarray, session_of: np.ndarray, compared: np.ndarray, generator: np.random.Generator
 ) -> _Halving:
-    half_of = np.empty(num_sessions, dtype=int)
-    half_of[generator.permutation(num_sessions)] = np.arange(num_sessions) % 2
+    half_of = np.full(int(session_of.max()) + 1, -1)
+    half_of[generator.permutation(compared)] = np.arange(len(compared)) % 2
     fitted_on, rows, pairs, speakers = [], [], [], []
     for half in (0, 1):
         fitted_on.append(np.flatnonzero(half_of[session_of] != half))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from spkadapt import cli
-from spkadapt.backend.adapted import METHODS, SourceData, TargetDomainData, prepare_backend
+from spkadapt.backend.adapted import COSINE_METHODS, METHODS, SourceData, TargetDomainData, prepare_backend
 from spkadapt.backend.chain import Backend
 from spkadapt.embed import EmbeddingSet
 from spkadapt.errors import InputError
@@ -24,6 +24,7 @@ from spkadapt.pipeline.corpus import Corpus
 from spkadapt.pipeline.run_backends import fit_backends, score_corpus
 from spkadapt.progress import Progress
 from spkadapt.score import load_scores
+from spkadapt.select import choose_backend
 from spkadapt.trials import Trials
 
 DIM = 10
@@ -292,7 +293,7 @@ def corpus_of(world: World, spoilt: bool = False) -> tuple[Corpus, EmbeddingSet]
         manifest(world, name, part, spoilt and name == "test") for name, part in parts.items()
     )
     trials = Trials(world.listed.enrol_ids, world.listed.test_ids) if spoilt else world.listed
-    return Corpus(source, calls.unlabelled(), tested, trials), everything
+    return Corpus(source, calls.unlabelled(), UnlabelledPool(()), tested, trials), everything
 
 
 def fit(
@@ -360,3 +361,28 @@ def test_a_pool_whose_calls_are_not_all_known_is_centred(world: World) -> None:
     pool = UnlabelledPool((replace(first, session_id=None), *others))
     backend = fit(embeddings, replace(corpus, target_domain=pool))["adapted"]
     assert backend.history["choice"]["method"] == "centred"
+
+
+def test_calls_held_out_choose_the_backend_that_the_whole_pool_fits(world: World) -> None:
+    corpus, embeddings = corpus_of(world)
+    whole = corpus.target_domain
+    left, held_out = whole.hold_out(0.6)
+    divided = replace(corpus, target_domain=left, held_out=held_out)
+    backends = fit(embeddings, divided)
+    rows = [item.utterance_id for item in (*left.recordings, *held_out.recordings)]
+    pool = TargetDomainData(
+        embeddings.select(rows).embeddings,
+        np.array([*(left.sessions() or ()), *(held_out.sessions() or ())]),
+        np.array([item.domain for item in (*left.recordings, *held_out.recordings)]),
+    )
+    source = SourceData(world.source.embeddings, np.array(corpus.source.speakers()))
+    apart = np.arange(len(rows)) >= len(left)
+    choice = choose_backend(source, pool, held_out=apart, methods=COSINE_METHODS)
+    assert choice.candidates
+    assert backends["adapted"].history["choice"] == asdict(choice)
+    assert asdict(choice) != fit(embeddings, corpus)["adapted"].history["choice"]
+    np.testing.assert_allclose(
+        score_corpus(backends["centred"], embeddings, divided).scores,
+        score_corpus(fit(embeddings, corpus)["centred"], embeddings, corpus).scores,
+        atol=1e-6,
+    )

@@ -180,6 +180,40 @@ def test_a_source_of_one_speaker(call, corpus, write_recipe) -> None:
     assert_refused(call("check", recipe), "corpus.source has 1 speakers; training needs at least 2")
 
 
+@pytest.mark.parametrize(
+    ("share", "found"),
+    [
+        ("0.1", "corpus.target_domain.held_out: a share of 0.1 is 0 of 4 sessions; hold out some, not all"),
+        ("0.9", "corpus.target_domain.held_out: a share of 0.9 is 4 of 4 sessions; hold out some, not all"),
+        ("1", "corpus.target_domain.held_out: found 1; Input should be less than 1"),
+        ("-0.5", "corpus.target_domain.held_out: found -0.5; Input should be greater than or equal to 0"),
+    ],
+)
+def test_a_share_that_cannot_be_held_out(call, corpus, write_recipe, share, found) -> None:
+    result = call("check", write_recipe(corpus), "--set", f"corpus.target_domain.held_out={share}")
+    assert_refused(result, found)
+
+
+def test_calls_that_are_not_known_cannot_be_held_out(call, corpus, write_recipe) -> None:
+    lines = (corpus / "manifest.csv").read_text().splitlines()
+    column = lines[0].split(",").index("session_id")
+    cells = [line.split(",") for line in lines]
+    for row in cells[1:]:
+        row[column] = ""
+    (corpus / "manifest.csv").write_text("\n".join(map(",".join, cells)) + "\n")
+    result = call("check", write_recipe(corpus), "--set", "corpus.target_domain.held_out=0.5")
+    assert_refused(result, f"{corpus / 'manifest.csv'}: corpus.target_domain.held_out: some recordings have no")
+
+
+def test_what_is_held_out_is_counted(corpus, write_recipe, capsys, monkeypatch) -> None:
+    arguments = ["spkadapt", "check", str(write_recipe(corpus)), "--set", "corpus.target_domain.held_out=0.25"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert "6 unlabelled ones and 2 held out, " in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_folder_of_another_recipe_stops_all_runs_before_they_start(call, write_recipe, tmp_path) -> None:
     taken, runs = write_recipe(file="taken.yaml", name="taken"), tmp_path / "runs"
     assert call("run", taken, "--out", runs)[0] == 0

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from spkadapt.embed import EmbeddingSet
 from spkadapt.errors import InputError
 from spkadapt.model import load_model
 from spkadapt.pipeline import run_recipe
@@ -141,6 +142,28 @@ def test_frozen_layers_stay_as_pretraining_left_them(make_recipe, tmp_path) -> N
     for name in hidden:
         assert torch.equal(weights_of(frozen.path)[name], weights_of(longer.path)[name])
         assert not torch.equal(weights_of(frozen.path)[name], weights_of(tuned.path)[name])
+
+
+def test_what_is_held_out_trains_nothing(tiny_corpus, make_recipe, tmp_path) -> None:
+    """Other audio of the calls held out: not a bit of the model changes, and the backends do."""
+    held_out: list[str] = []
+
+    def swap(rows: Rows) -> None:
+        spoken = [row for row in rows if row["utterance_id"] in held_out]
+        assert len(spoken) == 4
+        spoken[0]["path"], spoken[-1]["path"] = spoken[-1]["path"], spoken[0]["path"]
+        spoken[1]["path"], spoken[-2]["path"] = spoken[-2]["path"], spoken[1]["path"]
+
+    settings = ("corpus.target_domain.held_out=0.5", *CLOSE_LOOKS)
+    plain = run_recipe(make_recipe(*settings), tmp_path / "a", Progress())
+    held_out += [item.utterance_id for item in plain.load_chosen_by()[0].recordings]
+    changed = change_manifest(tiny_corpus, tmp_path / "changed", swap)
+    other = run_recipe(make_recipe(*settings, root=changed), tmp_path / "b", Progress())
+    assert_same_bits(weights_of(plain.path), weights_of(other.path))
+    embeddings = [EmbeddingSet.load(run.seed(0) / "embeddings.npz").select(held_out) for run in (plain, other)]
+    assert not np.array_equal(embeddings[0].embeddings, embeddings[1].embeddings)
+    whole = run_recipe(make_recipe(*CLOSE_LOOKS), tmp_path / "c", Progress())
+    assert differ(weights_of(plain.path), weights_of(whole.path))
 
 
 def test_what_scores_a_run_cannot_train_it(make_recipe) -> None:

@@ -111,6 +111,32 @@ def test_one_validator_ranks_and_the_gate_still_holds(
     assert (choice.chosen, choice.best) == ("mmd", "dann")
 
 
+def test_what_no_training_saw_is_chosen_by_alone(
+    folders: list[Path], tmp_path: Path, shown: tuple[Progress, Callable[[], str]]
+) -> None:
+    """The same choice as of runs whose whole pool it is; and what the embeddings of the others are is all one."""
+    progress, read = shown
+    select_runs(folders, progress, json_file=tmp_path / "whole.json")
+    assert "chosen by 96 recordings of 24 sessions that runs were trained on, which flatters those" in read()
+    for folder in folders:
+        (folder / "target_domain.csv").rename(folder / "held_out.csv")
+        (folder / "target_domain.csv").write_text("utterance_id,path,session_id\ntrained,/a.wav,call99\n")
+    select_runs(folders, progress, json_file=tmp_path / "part.json")
+    assert "chosen by 96 recordings of 24 sessions that no training saw" in read()
+    whole, part = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("whole", "part"))
+    assert (whole.pop("pool_was_held_out"), part.pop("pool_was_held_out")) == (False, True)
+    assert whole == part
+
+
+def test_runs_that_held_out_something_and_runs_that_did_not(folders: list[Path]) -> None:
+    shutil.copy(folders[1] / "target_domain.csv", folders[1] / "held_out.csv")
+    select_runs(folders[:2], Progress())  # the same recordings, whatever they are called
+    lines = (folders[1] / "held_out.csv").read_text().splitlines()
+    (folders[1] / "held_out.csv").write_text("\n".join(lines[:40]) + "\n")
+    with pytest.raises(InputError, match=r"or what of it is held out, is not that of .*source_only; they"):
+        select_runs(folders[:2], Progress())
+
+
 def test_another_run_can_be_the_baseline(folders: list[Path]) -> None:
     choice = select_runs(folders, Progress(), baseline=folders[1])
     assert (choice.chosen, choice.gate) == ("mmd", None)
@@ -154,7 +180,7 @@ def test_nothing_of_the_evaluation_and_no_label_of_the_target_domain_is_read(tmp
             lambda run: (run / "target_domain.csv").write_text(
                 "utterance_id,path,session_id\np000,/a.wav,call0\n"
             ),
-            "mmd: this run's source or target domain is not that of .*source_only; they cannot be compared",
+            "mmd: this run's source or target domain, or what of it is held out, is not that of .*source_only",
         ),
         (
             lambda run: write_json(run / "recipe.json", {"name": "source_only", "seeds": [0]}),

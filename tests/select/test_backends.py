@@ -221,7 +221,7 @@ def test_pairs_are_calls_that_are_each_others_nearest() -> None:
 def test_halvings_part_calls_and_compare_across_them() -> None:
     pool, _ = make_domain(UNEVEN)
     assert pool.sessions is not None
-    for halving in select._halve(pool, seed=0):
+    for halving in select._halve(pool, np.unique(pool.sessions), seed=0):
         trials = 0
         for fitted_on, rows, pairs in zip(halving.fitted_on, halving.rows, halving.pairs, strict=True):
             assert not set(pool.sessions[fitted_on]) & set(pool.sessions[rows])
@@ -232,3 +232,57 @@ def test_halvings_part_calls_and_compare_across_them() -> None:
             trials += len(pairs)
         assert len(halving.is_target) == trials
         assert 0 < halving.is_target.mean() < 0.05
+
+
+# Calls held out of training -----------------------------------------------------------------------------------
+
+
+def held_out_calls(pool: TargetDomainData, number: int) -> np.ndarray:
+    assert pool.sessions is not None
+    return pool.sessions.astype(int) < number
+
+
+def test_halvings_compare_what_is_held_out_and_fit_on_all_else() -> None:
+    pool, _ = make_domain(UNEVEN)
+    assert pool.sessions is not None
+    held_out = held_out_calls(pool, 30)
+    for halving in select._halve(pool, np.unique(pool.sessions[held_out]), seed=0):
+        tested = np.concatenate(halving.rows)
+        np.testing.assert_array_equal(np.sort(tested), np.flatnonzero(held_out))
+        for fitted_on, rows in zip(halving.fitted_on, halving.rows, strict=True):
+            np.testing.assert_array_equal(np.sort(np.concatenate([fitted_on, rows])), np.arange(len(held_out)))
+
+
+def test_calls_known_by_heart_hide_what_only_held_out_calls_show() -> None:
+    """Of calls that an extractor has learnt, each is one point: nothing is left to centre or to play down."""
+    pool, speakers = make_domain(UNEVEN, shift=5.0)
+    held_out = held_out_calls(pool, 20)
+    points = np.random.default_rng(5).normal(size=(NUM_SPEAKERS, DIM))[speakers]
+    learnt = replace(pool, embeddings=np.where(held_out[:, None], pool.embeddings, points))
+    honest, by_all, by_held_out = (
+        min(one.pseudo_eer or 0 for one in choice.candidates)
+        for choice in (
+            choose_backend(make_source(), pool, methods=QUICK),
+            choose_backend(make_source(), learnt, methods=QUICK),
+            choose_backend(make_source(), learnt, methods=QUICK, held_out=held_out),
+        )
+    )
+    assert by_all < 0.6 * honest
+    assert by_held_out > 0.9 * honest
+
+
+def test_all_held_out_is_none_held_out() -> None:
+    pool, _ = make_domain(UNEVEN)
+    everything = np.ones(len(pool.embeddings), dtype=bool)
+    choice = choose_backend(make_source(), pool, methods=QUICK, held_out=everything)
+    assert choice == choose_backend(make_source(), pool, methods=QUICK)
+
+
+def test_too_few_or_broken_calls_held_out() -> None:
+    pool, _ = make_domain(UNEVEN)
+    choice = choose_backend(make_source(), pool, methods=(*QUICK, CENTRED), held_out=held_out_calls(pool, 19))
+    assert choice == Choice(CENTRED, 0.0, "19 sessions are held out, fewer than 20, so nothing can be compared")
+    broken = held_out_calls(pool, 30)
+    broken[0] = False
+    with pytest.raises(InputError, match=r"^1 sessions are held out in part: 0$"):
+        choose_backend(make_source(), pool, methods=QUICK, held_out=broken)
