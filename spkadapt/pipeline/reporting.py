@@ -82,7 +82,7 @@ def report_runs(folders: Sequence[Path], out: Path | None, progress: Progress) -
     _check_same_trials(runs)
     truth = runs[0].load_truth()
     recipe = runs[0].load_recipe()
-    rows = compare_runs(loaded, truth, **recipe["metrics"])
+    rows = compare_runs(loaded, truth, **recipe["metrics"], progress=progress)
     out = out or (folders[0] if len(folders) == 1 else folders[0].parent)
     notes = _notes(runs, recipe)
     training = {run.name: {seed.seed: list(seed.training) for seed in run.seeds} for run in loaded}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from spkadapt.files import write_json
 from spkadapt.intervals import INTERVAL_DEFINITION, Replicates, bootstrap_by_speaker, percentile_interval
 from spkadapt.metrics import EER_DEFINITION, MIN_DCF_DEFINITION, compute_eer, compute_min_dcf
+from spkadapt.progress import Progress
 
 BACKENDS = PLAIN, CENTRED, ADAPTED = "plain", "centred", "adapted"
 FUSED = "seed-fused adapted"
@@ -108,35 +110,28 @@ class Row:
 
 
 def compare_runs(
-    runs: Sequence[Run], truth: TrialTruth, *, p_target: float, num_bootstrap: int, level: float
+    runs: Sequence[Run],
+    truth: TrialTruth,
+    *,
+    p_target: float,
+    num_bootstrap: int,
+    level: float,
+    progress: Progress | None = None,
 ) -> list[Row]:
     """Measure every run on the same trials; the first run is what the others are compared with."""
     rows: list[Row] = []
     fuses = any(len(run.seeds) > 1 for run in runs)
     scores = [_stack_scores(run, fuses) for run in runs]
-    for condition, chosen in truth.conditions().items():
-        part = truth.select(chosen)
-        for backend in scores[0]:
-            measured = [
-                _measure_scores(of_run[backend][:, chosen], part, p_target, num_bootstrap) for of_run in scores
-            ]
-            first_eers, _, first_replicates = measured[0]
-            for place, (run, (eers, costs, replicates)) in enumerate(zip(runs, measured, strict=True)):
-                change = _change(eers, replicates, first_eers, first_replicates, level)
-                rows.append(
-                    Row(
-                        run.name,
-                        condition,
-                        backend,
-                        int(part.is_target.sum()),
-                        int((~part.is_target).sum()),
-                        tuple(seed.seed for seed in run.seeds),
-                        _measure(eers, replicates.eer, level),
-                        _measure(costs, replicates.min_dcf, level),
-                        change if place else None,
-                        sum(seed.seconds for seed in run.seeds) / len(eers),
-                    )
-                )
+    parts = {name: (chosen, truth.select(chosen)) for name, chosen in truth.conditions().items()}
+    with (progress or Progress()).task("intervals", len(parts) * len(scores[0]) * len(runs)) as update:
+        for (condition, (chosen, part)), backend in itertools.product(parts.items(), scores[0]):
+            first: _Measured | None = None
+            for run, of_run in zip(runs, scores, strict=True):
+                update(len(rows), run.name)
+                measured = _measure_scores(of_run[backend][:, chosen], part, p_target, num_bootstrap)
+                rows.append(_row(run, condition, backend, part, measured, first, level))
+                first = first or measured
+        update(len(rows), "")
     return rows
 
 
@@ -151,10 +146,17 @@ def _stack_scores(run: Run, fuses: bool) -> dict[str, np.ndarray]:
     return scores
 
 
-def _measure_scores(
-    scores: np.ndarray, truth: TrialTruth, p_target: float, num_bootstrap: int
-) -> tuple[np.ndarray, np.ndarray, Replicates]:
-    """EER and minDCF of each seed, and what the bootstrap makes of them; scores are `(num_seeds, num_trials)`."""
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """EER and minDCF of each seed `(num_seeds,)`, and what the bootstrap makes of them."""
+
+    eers: np.ndarray
+    costs: np.ndarray
+    replicates: Replicates
+
+
+def _measure_scores(scores: np.ndarray, truth: TrialTruth, p_target: float, num_bootstrap: int) -> _Measured:
+    """Scores are `(num_seeds, num_trials)`."""
     eers = np.array([compute_eer(row, truth.is_target) for row in scores])
     costs = np.array([compute_min_dcf(row, truth.is_target, p_target) for row in scores])
     replicates = bootstrap_by_speaker(
@@ -165,7 +167,31 @@ def _measure_scores(
         p_target,
         num_replicates=num_bootstrap,
     )
-    return eers, costs, replicates
+    return _Measured(eers, costs, replicates)
+
+
+def _row(
+    run: Run,
+    condition: str,
+    backend: str,
+    truth: TrialTruth,
+    measured: _Measured,
+    first: _Measured | None,
+    level: float,
+) -> Row:
+    """What one row says; `first` is what was measured of the first run, and None for that run itself."""
+    return Row(
+        run.name,
+        condition,
+        backend,
+        int(truth.is_target.sum()),
+        int((~truth.is_target).sum()),
+        tuple(seed.seed for seed in run.seeds),
+        _measure(measured.eers, measured.replicates.eer, level),
+        _measure(measured.costs, measured.replicates.min_dcf, level),
+        None if first is None else _change(measured, first, level),
+        sum(seed.seconds for seed in run.seeds) / len(measured.eers),
+    )
 
 
 def _measure(by_seed: np.ndarray, replicates: np.ndarray, level: float) -> Measure:
@@ -173,14 +199,13 @@ def _measure(by_seed: np.ndarray, replicates: np.ndarray, level: float) -> Measu
     return Measure(tuple(by_seed.tolist()), float(by_seed.mean()), interval.low, interval.high)
 
 
-def _change(
-    eers: np.ndarray, replicates: Replicates, base_eers: np.ndarray, base_replicates: Replicates, level: float
-) -> Measure:
+def _change(measured: _Measured, base: _Measured, level: float) -> Measure:
     """The change from the baseline: seed by seed where both have the same number, and of the means."""
-    by_seed = tuple((eers - base_eers).tolist()) if len(eers) == len(base_eers) else ()
-    paired = replicates.eer.mean(axis=0) - base_replicates.eer.mean(axis=0)
+    same_number = len(measured.eers) == len(base.eers)
+    by_seed = tuple((measured.eers - base.eers).tolist()) if same_number else ()
+    paired = measured.replicates.eer.mean(axis=0) - base.replicates.eer.mean(axis=0)
     interval = percentile_interval(paired, level)
-    return Measure(by_seed, float(eers.mean() - base_eers.mean()), interval.low, interval.high)
+    return Measure(by_seed, float(measured.eers.mean() - base.eers.mean()), interval.low, interval.high)
 
 
 def write_results(path: Path, rows: Sequence[Row], details: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -7,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from spkadapt.intervals import INTERVAL_DEFINITION, bootstrap_by_speaker
 from spkadapt.metrics import EER_DEFINITION, MIN_DCF_DEFINITION, compute_eer, compute_min_dcf
+from spkadapt.progress import Progress
 from spkadapt.report.results import (
     ADAPTED,
     FUSED,
@@ -215,3 +218,15 @@ def test_results_are_read_back_as_written(tmp_path: Path, truth: TrialTruth, mak
     assert found["rows"] == json.loads(json.dumps([asdict(row) for row in rows]))
     assert found["rows"][0]["eer"]["mean"] == rows[0].eer.mean
     assert found["rows"][0]["eer_change"] is None
+
+
+def test_measuring_is_followed_run_by_run(make_run: MakeRun, truth: TrialTruth) -> None:
+    said = io.StringIO()
+    runs = [make_run("a", 1.0), make_run("b", 2.0)]
+    rows = compare_runs(
+        runs, truth, p_target=0.1, num_bootstrap=100, level=0.9, progress=Progress(Console(file=said))
+    )
+    lines = said.getvalue().splitlines()
+    assert lines[0] == f"intervals: 0/{len(rows)}, 0 s  a"
+    assert lines[-1].startswith(f"intervals: {len(rows)}/{len(rows)}, ")
+    assert any(line.endswith("  b") for line in lines)
