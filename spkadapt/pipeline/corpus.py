@@ -170,6 +170,8 @@ def prepare_features(
     Raises:
         InputError: listing all bad recordings, unless `skip_bad`.
     """
+    # In an order of their own, so that runs of the same recordings find them, whatever part each plays there.
+    recordings = sorted(recordings, key=lambda item: item.utterance_id)
     key = fingerprint([_identity(item) for item in recordings], asdict(features), vad and asdict(vad))
     folder = cache / f"features-{key}"
     if not (folder / "audio.json").is_file():

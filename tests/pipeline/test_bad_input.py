@@ -152,6 +152,10 @@ def test_the_shortest_recording_that_has_a_frame(tmp_path, num_samples, is_sound
     )
     assert store.utterance_ids == (("long", "short") if is_sound else ("long",))
     assert set(problems) == (set() if is_sound else {"short"})
+    again, _ = prepare_features(
+        recordings[::-1], features, None, tmp_path / "cache", Progress(), skip_bad=True, device="cpu"
+    )
+    assert (again.name, len(list((tmp_path / "cache").iterdir()))) == (store.name, 1)  # whatever their order
 
 
 def test_too_little_left_after_skipping(call, corpus, write_recipe, tmp_path) -> None:
