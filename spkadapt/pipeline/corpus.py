@@ -116,7 +116,7 @@ def _check_apart(corpus: Corpus) -> None:
     parts: dict[str, Sequence[Recording]] = {
         "corpus.source": corpus.source.utterances,
         "corpus.target_domain": corpus.target_domain.recordings,
-        "what of it is held out": corpus.held_out.recordings,
+        "what is held out of corpus.target_domain": corpus.held_out.recordings,
         "corpus.evaluation": corpus.evaluation.utterances,
     }
     for (first, items), (second, others) in itertools.combinations(parts.items(), 2):

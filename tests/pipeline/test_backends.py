@@ -386,3 +386,13 @@ def test_calls_held_out_choose_the_backend_that_the_whole_pool_fits(world: World
         score_corpus(fit(embeddings, corpus)["centred"], embeddings, corpus).scores,
         atol=1e-6,
     )
+
+
+def test_means_are_by_domain_only_where_it_is_known_of_what_is_held_out_too(world: World) -> None:
+    corpus, embeddings = corpus_of(world)
+    left, held_out = corpus.target_domain.hold_out(0.6)
+    divided = replace(corpus, target_domain=left, held_out=held_out)
+    assert fit(embeddings, divided)["adapted"].domains == ("cell", "land")
+    first, *others = held_out.recordings
+    unknown = replace(divided, held_out=UnlabelledPool((replace(first, domain=None), *others)))
+    assert fit(embeddings, unknown)["adapted"].domains is None

@@ -15,6 +15,7 @@ from spkadapt.embed import EmbeddingSet
 from spkadapt.errors import InputError
 from spkadapt.model import load_model
 from spkadapt.pipeline import run_recipe
+from spkadapt.pipeline.corpus import load_corpus
 from spkadapt.progress import Progress
 
 Rows = list[dict[str, str]]
@@ -183,6 +184,23 @@ def test_audio_that_scores_a_run_cannot_train_it_under_another_name(tiny_corpus,
 
     recipe = make_recipe(root=change_manifest(tiny_corpus, tmp_path / "changed", leak))
     with pytest.raises(InputError, match=r"1 utterances are in both corpus.target_domain and corpus.evaluation"):
+        run_recipe(recipe, tmp_path / "out", Progress())
+
+
+def test_audio_that_scores_a_run_cannot_be_held_out_of_its_pool(tiny_corpus, make_recipe, tmp_path) -> None:
+    held_out = "corpus.target_domain.held_out=0.5"
+    name = load_corpus(make_recipe(held_out)).held_out.recordings[0].utterance_id
+
+    def leak(rows: Rows) -> None:
+        scored = next(row for row in rows if row["split"] == "eval")
+        (leaked,) = [row for row in rows if row["utterance_id"] == name]
+        leaked["path"] = f"../changed/{scored['path']}"
+
+    recipe = make_recipe(held_out, root=change_manifest(tiny_corpus, tmp_path / "changed", leak))
+    with pytest.raises(
+        InputError,
+        match=r"1 utterances are in both what is held out of corpus.target_domain and corpus.evaluation",
+    ):
         run_recipe(recipe, tmp_path / "out", Progress())
 
 
