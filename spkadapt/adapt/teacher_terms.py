@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spkadapt import align
 from spkadapt.adapt.outputs import StepOutputs, on_sphere, whole_lengths
@@ -66,18 +66,34 @@ class SimclrTerm(Term):
         return self.loss(*_views(self.head(outputs.target_domain.rows("embedding"))))
 
 
-class MocoTerm(Term):
-    """MoCo on two crops of each recording; keys of the same recording are no negatives (He et al. 2020)."""
+class _TaughtHeadTerm(Term):
+    """A head on the network, and running means of both, which teach it."""
 
     has_teacher = True
+
+    def __init__(self, model: SpeakerModel, head: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.head = head
+        self.teacher = align.EmaTeacher(model, decay)
+        self.teacher_head = align.EmaTeacher(head, decay)
+
+    def teach(self, features: Tensor) -> Tensor:
+        """What the teachers make of crops."""
+        return self.teacher_head(on_sphere(self.teacher(features, whole_lengths(features))))
+
+    def after_step(self, model: SpeakerModel, outputs: StepOutputs) -> None:
+        """See `Term.after_step`."""
+        self.teacher.update(model)
+        self.teacher_head.update(self.head)
+
+
+class MocoTerm(_TaughtHeadTerm):
+    """MoCo on two crops of each recording; keys of the same recording are no negatives (He et al. 2020)."""
 
     def __init__(
         self, model: SpeakerModel, dim: int, decay: float = 0.99, queue_size: int = 1024, temperature: float = 0.1
     ) -> None:
-        super().__init__()
-        self.head = align.ProjectionHead(dim, output_dim=PROJECTED_DIM)
-        self.teacher = align.EmaTeacher(model, decay)
-        self.teacher_head = align.EmaTeacher(self.head, decay)
+        super().__init__(model, align.ProjectionHead(dim, output_dim=PROJECTED_DIM), decay)
         self.loss = align.MomentumContrastLoss(PROJECTED_DIM, queue_size, temperature)
         self._keys: tuple[Tensor, Tensor] | None = None
 
@@ -85,40 +101,31 @@ class MocoTerm(Term):
         """See `Term.forward`."""
         queries, _ = _views(self.head(outputs.target_domain.rows("embedding")))
         _, features = _views(outputs.features)
-        keys = self.teacher_head(on_sphere(self.teacher(features, whole_lengths(features))))
-        self._keys = keys, outputs.recordings[::2]
+        self._keys = self.teach(features), outputs.recordings[::2]
         return self.loss(queries, *self._keys)
 
     def after_step(self, model: SpeakerModel, outputs: StepOutputs) -> None:
         """See `Term.after_step`."""
         assert self._keys is not None
         self.loss.update(*self._keys)
-        self.teacher.update(model)
-        self.teacher_head.update(self.head)
+        super().after_step(model, outputs)
 
 
-class DinoTerm(Term):
+class DinoTerm(_TaughtHeadTerm):
     """DINO on two crops of each recording (Caron et al. 2021)."""
 
-    has_teacher = True
-
     def __init__(self, model: SpeakerModel, dim: int, decay: float = 0.99, num_outputs: int = 512) -> None:
-        super().__init__()
-        self.head = align.DinoHead(dim, num_outputs)
-        self.teacher = align.EmaTeacher(model, decay)
-        self.teacher_head = align.EmaTeacher(self.head, decay)
+        super().__init__(model, align.DinoHead(dim, num_outputs), decay)
         self.loss = align.DinoLoss(num_outputs)
         self._theirs: tuple[Tensor, Tensor] | None = None
 
     def forward(self, outputs: StepOutputs) -> Tensor:
         """See `Term.forward`."""
-        embeddings = self.teacher(outputs.features, whole_lengths(outputs.features))
-        self._theirs = _views(self.teacher_head(on_sphere(embeddings)))
+        self._theirs = _views(self.teach(outputs.features))
         return self.loss(_views(self.head(outputs.target_domain.rows("embedding"))), self._theirs)
 
     def after_step(self, model: SpeakerModel, outputs: StepOutputs) -> None:
         """See `Term.after_step`."""
         assert self._theirs is not None
         self.loss.update(self._theirs)
-        self.teacher.update(model)
-        self.teacher_head.update(self.head)
+        super().after_step(model, outputs)
