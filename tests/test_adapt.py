@@ -248,6 +248,31 @@ def test_the_mean_teacher_sees_the_other_crop_and_follows() -> None:
     torch.testing.assert_close(theirs, ours - 0.5)
 
 
+@pytest.mark.parametrize("name", ["moco", "dino"])
+def test_the_teachers_of_network_and_head_both_follow(name: str) -> None:
+    objective = make_objective(**{name: TermConfig(options={"decay": 0.5})})
+    term = objective.terms[name]
+    pupils = objective.model.backbone.embedding.weight, next(term.head.parameters())
+    teachers = term.teacher.model.backbone.embedding.weight, next(term.teacher_head.model.parameters())
+    objective(SOURCE, TARGET, {name: 1.0})
+    objective.after_step()  # the first of all means is the pupil itself
+    with torch.no_grad():
+        for pupil in pupils:
+            pupil.add_(1.0)
+    objective(SOURCE, TARGET, {name: 1.0})
+    objective.after_step()
+    for pupil, teacher in zip(pupils, teachers, strict=True):
+        torch.testing.assert_close(teacher, pupil - 0.5)
+
+
+def test_lmmd_does_not_move_the_classifier_that_it_asks() -> None:
+    """The target domain's posteriors are weights there, and constants: only the network can lower the loss."""
+    objective = make_objective(lmmd=TermConfig())
+    value = objective(SOURCE, TARGET, {"lmmd": 1.0})["lmmd"]
+    gradients = torch.autograd.grad(value, list(objective.head.parameters()), allow_unused=True)
+    assert all(gradient is None for gradient in gradients)
+
+
 def round_of(term: Term, embeddings: torch.Tensor, recordings: torch.Tensor) -> None:
     with torch.no_grad():
         term.start_round(embeddings, recordings)
@@ -274,6 +299,18 @@ def test_pseudo_speakers_are_found_and_the_classifier_starts_from_them(options: 
     logits = term.head.logits(embeddings)
     assert logits.shape == (80, 5)  # classes that this round lacks are no rivals
     assert torch.equal(logits.argmax(dim=1), found)
+
+
+def test_what_a_domain_has_in_common_makes_no_two_recordings_one_speaker() -> None:
+    """Two speakers that differ along the domain's shift alone point one way until it is taken off."""
+    recordings = torch.arange(12).repeat_interleave(2)
+    speakers = recordings % 3
+    centres = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0]])
+    embeddings = centres[speakers] + 0.1 * torch.randn(24, 2, generator=torch.Generator().manual_seed(0))
+    term = PseudoSpeakerTerm(2, 12, clustering="kmeans", share=0.25, gated=False)
+    round_of(term, embeddings + torch.tensor([30.0, 0.0]), recordings)
+    found = term.labels[recordings]
+    assert torch.equal(found[:, None] == found, speakers[:, None] == speakers)
 
 
 def test_the_gate_leaves_out_recordings_whose_labels_do_not_fit() -> None:
@@ -408,6 +445,18 @@ def test_domains_may_have_batch_normalisations_of_their_own() -> None:
     torch.testing.assert_close(
         plain.eval()(TARGET.features, lengths), alone.model.eval()(TARGET.features, lengths)
     )
+
+
+def test_rounds_see_the_pool_by_its_own_batch_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = AdaptConfig({"prototypes": TermConfig()}, batch_norm="per_domain")
+    objective = make_objective(settings, "tdnn").train()
+    for _ in range(3):
+        objective(SOURCE, TARGET, {"prototypes": 1.0})
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(objective.terms["prototypes"], "start_round", lambda rows, recordings: seen.append(rows))
+    objective.start_round([TARGET])
+    plain = objective.adapted_model([TARGET]).eval()
+    torch.testing.assert_close(seen[0], on_sphere(plain(TARGET.features, torch.full((4,), 9))))
 
 
 def test_adabn_takes_the_statistics_of_the_pool() -> None:

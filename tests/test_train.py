@@ -9,7 +9,7 @@ import torch
 
 from spkadapt.adapt import AdaptConfig, MultiTaskObjective, TermConfig
 from spkadapt.backbone import DnnConfig
-from spkadapt.batches import SourceBatch, SourceBatches, TargetDomainBatches
+from spkadapt.batches import SourceBatch, SourceBatches, TargetDomainBatch, TargetDomainBatches
 from spkadapt.errors import DivergenceError, InputError
 from spkadapt.feature_store import FeatureStore
 from spkadapt.features import FeatureConfig
@@ -100,6 +100,25 @@ def test_an_absent_source_is_seen_before_the_first_step_alone(data, tmp_path) ->
     source, target_domain = OnceOnly([store], labelled, **size), TargetDomainBatches([[store]], pool, **size)
     train(objective, source, target_domain, CONFIG, seed=0, folder=tmp_path)
     assert objective.terms["source_moments"].loss.count == len(labelled)
+
+
+class Asked(TargetDomainBatches):
+    """Remembers at which steps a batch was asked for."""
+
+    def batch(self, step: int) -> TargetDomainBatch:
+        self.steps = [*getattr(self, "steps", []), step]
+        return super().batch(step)
+
+
+def test_the_target_domain_is_asked_only_while_some_weight_is_above_zero(data, tmp_path) -> None:
+    store, labelled, pool = data
+    size = {"batch_size": 4, "num_frames": 10, "seed": 0}
+    adapt = AdaptConfig({"coral": TermConfig(1.0, schedule="linear")})
+    objective = MultiTaskObjective(make_model(), AamHead(5, NUM_SPEAKERS), adapt, len(pool.recordings))
+    source, target_domain = SourceBatches([store], labelled, **size), Asked([[store]], pool, **size)
+    train(objective, source, target_domain, CONFIG, seed=0, folder=tmp_path)
+    assert objective.weights(0.0) == {"coral": 0.0}
+    assert target_domain.steps == list(range(1, CONFIG.num_steps))
 
 
 def test_resuming_really_goes_on(data, tmp_path) -> None:

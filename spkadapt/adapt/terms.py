@@ -152,7 +152,7 @@ def with_predictions(outputs: StepOutputs) -> tuple[Tensor, ...]:
 
 def by_speaker(outputs: StepOutputs) -> tuple[Tensor, ...]:
     """Both domains' embeddings, the source's speakers, and those the classifier takes the target domain's for."""
-    return *both_domains(outputs), outputs.speakers, outputs.target_logits.softmax(dim=1).detach()
+    return *both_domains(outputs), outputs.speakers, outputs.target_logits.softmax(dim=1)
 
 
 def as_layers(outputs: StepOutputs) -> tuple[list[Tensor], ...]:

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from spkadapt.backend.chain import Backend
 from spkadapt.embed import EmbeddingSet
 from spkadapt.errors import InputError
 from spkadapt.model import load_model
 from spkadapt.pipeline import run_recipe
 from spkadapt.pipeline.corpus import load_corpus
+from spkadapt.pipeline.run_backends import score_corpus
 from spkadapt.progress import Progress
 
 Rows = list[dict[str, str]]
@@ -119,6 +121,16 @@ def test_same_recipe_and_seed_give_the_same_numbers(make_recipe, tmp_path, metho
     assert_same_bits(weights_of(first.path), weights_of(second.path))
     for backend, scores in first.load_run().seeds[0].scores.items():
         np.testing.assert_array_equal(scores, second.load_run().seeds[0].scores[backend])
+
+
+def test_the_backend_of_a_run_is_the_adapted_one_and_gives_its_scores(make_recipe, tmp_path) -> None:
+    recipe = make_recipe()
+    run = run_recipe(recipe, tmp_path, Progress())
+    backend = Backend.load(run.seed(0) / "backend.safetensors")
+    assert backend.history["choice"] == run.load_choices()[0]
+    embeddings = EmbeddingSet.load(run.seed(0) / "embeddings.npz")
+    found = score_corpus(backend, embeddings, load_corpus(recipe)).scores
+    np.testing.assert_allclose(found, run.load_run().seeds[0].scores["adapted"], atol=1e-6)
 
 
 def test_another_seed_gives_another_model(make_recipe, tmp_path) -> None:
