@@ -30,3 +30,8 @@ spkadapt run "$here/initial.yaml" --out "$out" --set "corpus.root=$root"
 run short "${short[@]/%/.yaml}"
 run long "${long[@]/%/.yaml}"
 run residual "${residual[@]/%/.yaml}"
+
+# Which of the residual runs to use, chosen by calls that none of these trainings sees.
+files=("${residual[@]/%/.yaml}") held="$out/held_out"
+spkadapt run "${files[@]/#/$here/}" --out "$held" --set "corpus.root=$root" --set corpus.target_domain.held_out=0.35
+spkadapt select "${residual[@]/#/$held/phone/}" --json "$held/choice.json"
