@@ -265,13 +265,21 @@ def select(
     validator: Annotated[
         str | None, typer.Option(help="Rank by this validator instead of by the rule, or show `all`.")
     ] = None,
+    judge: Annotated[
+        Path | None,
+        typer.Option(
+            help="Embeddings of the pool by another extractor: which calls are of one speaker is as it says."
+        ),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result here.")] = None,
 ) -> None:
     """Choose among runs that have ended, or none of them, without labels of the target domain.
 
     Example: spkadapt select runs/phone/source_only runs/phone/mmd --validator all --json choice.json
     """
-    pipeline.select_runs(runs, _progress(), baseline=baseline, validator=validator, json_file=json_file)
+    pipeline.select_runs(
+        runs, _progress(), baseline=baseline, validator=validator, judge=judge, json_file=json_file
+    )
 
 
 def _print_result(result: dict[str, Any]) -> None:

@@ -42,6 +42,7 @@ def select_runs(
     *,
     baseline: Path | None = None,
     validator: str | None = None,
+    judge: Path | None = None,
     json_file: Path | None = None,
 ) -> ModelChoice:
     """Choose one of several runs by `MODEL_CHOICE_RULE`, from embeddings of the source domain and the pool alone.
@@ -55,11 +56,13 @@ def select_runs(
         progress: where to show the table and the choice.
         baseline: the one of them that was not adapted; the first if not given.
         validator: rank by this one of `VALIDATORS` instead of by the rule; or `all`: rule, and ask all of them.
+        judge: embeddings of the pool by another extractor, which then alone says which calls are of one speaker.
         json_file: where to write what was found.
 
     Raises:
         InputError: a folder without a run, a run that has not ended, runs of different recordings or of one name,
-            a baseline that is none of them, fewer than two, or an unknown validator.
+            a baseline that is none of them, fewer than two, an unknown validator, or a judge that lacks some of
+            the pool.
     """
     if validator not in (None, ALL):
         find_validator(str(validator))
@@ -73,14 +76,22 @@ def select_runs(
     by = RULE_VALIDATORS if validator in (None, ALL) else (str(validator),)
     shown = tuple(VALIDATORS) if validator == ALL else ()
     with progress.task("validators", len(set(by) | set(shown))) as update:
-        choice = choose_model(models, baseline=unadapted, validators=by, shown=shown, on_progress=update)
+        choice = choose_model(
+            models,
+            baseline=unadapted,
+            validators=by,
+            shown=shown,
+            judge=None if judge is None else _load_judge(judge, pool),
+            on_progress=update,
+        )
     progress.show(_render(choice))
     predictions = _predict(choice, models, unadapted)
-    for line in (_say_pool(pool, is_held_out), *_explain(choice, unadapted, predictions)):
+    for line in (*_say_pool(pool, is_held_out, judge), *_explain(choice, unadapted, predictions)):
         progress.say(line)
     if json_file is not None:
-        record = _describe(choice, unadapted, by, dict(zip(names, folders, strict=True)), is_held_out)
-        write_json(json_file, {**record, "predictions": predictions})
+        record = _describe(choice, unadapted, by, dict(zip(names, folders, strict=True)))
+        seen = {"pool_was_held_out": is_held_out, "judge": None if judge is None else str(judge)}
+        write_json(json_file, {**record, **seen, "predictions": predictions})
         progress.say(f"→ {json_file}")
     return choice
 
@@ -163,12 +174,23 @@ def _predict(choice: ModelChoice, models: Sequence[Model], baseline: str) -> dic
     return predictions
 
 
-def _say_pool(pool: UnlabelledPool, is_held_out: bool) -> str:
+def _load_judge(path: Path, pool: UnlabelledPool) -> np.ndarray:
+    """Another extractor's embeddings of the pool, less their mean."""
+    try:
+        rows = EmbeddingSet.load(path).select([item.utterance_id for item in pool.recordings]).embeddings
+    except InputError as error:
+        raise error if error.path else InputError(str(error), path=path) from error
+    return rows - rows.mean(axis=0, dtype=np.float64)
+
+
+def _say_pool(pool: UnlabelledPool, is_held_out: bool, judge: Path | None) -> list[str]:
     sessions = pool.sessions()
     found = f"{len(pool)} recordings" + (f" of {len(set(sessions))} sessions" if sessions else "")
-    if is_held_out:
-        return f"chosen by {found} that no training saw"
-    return f"chosen by {found} that runs were trained on, which flatters those that know them by heart"
+    how = (
+        "no training saw" if is_held_out else "runs were trained on, which flatters those that know them by heart"
+    )
+    lines = [f"chosen by {found} that {how}"]
+    return lines if judge is None else [*lines, f"which calls are of one speaker is as {judge} says"]
 
 
 def _explain(choice: ModelChoice, baseline: str, predictions: dict[str, Any]) -> list[str]:
@@ -195,14 +217,13 @@ def _explain(choice: ModelChoice, baseline: str, predictions: dict[str, Any]) ->
 
 
 def _describe(
-    choice: ModelChoice, baseline: str, validators: Sequence[str], folders: dict[str, Path], is_held_out: bool
+    choice: ModelChoice, baseline: str, validators: Sequence[str], folders: dict[str, Path]
 ) -> dict[str, Any]:
     return {
         "spkadapt": __version__,
         "rule": MODEL_CHOICE_RULE,
         "ranked_by": list(validators),
         "backend": BACKEND,
-        "pool_was_held_out": is_held_out,
         "baseline": baseline,
         "runs": {name: str(folder) for name, folder in folders.items()},
         **asdict(choice),

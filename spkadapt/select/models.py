@@ -14,7 +14,7 @@ from spkadapt.intervals import Interval, bootstrap_metrics, percentile_interval
 from spkadapt.metrics import compute_eer
 from spkadapt.metrics.weighted import EER
 from spkadapt.select.backends import FEWEST_SESSIONS
-from spkadapt.select.data import SelectionData
+from spkadapt.select.data import SelectionData, unit_rows
 from spkadapt.select.pool_trials import find_pseudo_speakers, pseudo_speaker_trials
 from spkadapt.select.validators import Validator, find_validator
 
@@ -100,28 +100,38 @@ def choose_model(
     baseline: str,
     validators: Sequence[str] = RULE_VALIDATORS,
     shown: Sequence[str] = (),
+    judge: np.ndarray | None = None,
     num_replicates: int = _NUM_REPLICATES,
     seed: int = 0,
     on_progress: Callable[[int, str], None] | None = None,
 ) -> ModelChoice:
     """Choose by `MODEL_CHOICE_RULE`, or by other validators and the same gate.
 
+    Models that all hear the channel agree on pseudo-speakers that share one. Another extractor's embeddings of the
+    pool, if there are any, are a judge that owes the models nothing.
+
     Args:
         models: of the same pool and source recordings, each under its own name.
         baseline: the name of the one that was not adapted.
         validators: to rank by; the mean of their ranks counts.
         shown: further validators to ask, of no account for the choice.
+        judge: the pool as another extractor embeds it, which then finds the pseudo-speakers alone.
         num_replicates, seed: of the gate's bootstrap.
         on_progress: called with how many validators have been asked, and the next one's name.
 
+    Shape:
+        judge: `(num_pool, any dim)`
+
     Raises:
-        InputError: no such baseline or validator, two models of one name, or models of different recordings.
+        InputError: no such baseline or validator, two models of one name, models of different recordings, or a
+            judge of others.
     """
     _check(models, baseline)
     # The baseline first, so that it wins where ranks are equal.
     models = sorted(models, key=lambda model: model.name != baseline)
     names = list(dict.fromkeys((*validators, *shown)))
-    judgements = judge_models(models, [find_validator(name) for name in names], on_progress)
+    pseudo_speakers = agree_on_pseudo_speakers(models, judge)
+    judgements = judge_models(models, [find_validator(name) for name in names], pseudo_speakers, on_progress)
     asked = [one for one in judgements if one.validator in validators]
     ranks = {model.name: float(np.mean([one.ranks[model.name] for one in asked])) for model in models}
     best = min(ranks, key=ranks.__getitem__)
@@ -135,9 +145,12 @@ def choose_model(
     elif lacking:
         reason = f"{', '.join(lacking)} cannot be computed of any model, so there is no ranking to go by"
     elif best != baseline:
+        assert pseudo_speakers is not None  # there are sessions
         level = 1 - (1 - GATE_LEVEL) / (len(models) - 1)
         rival = next(model for model in models if model.name == best)
-        gate = compare_models(models[0], rival, models, level=level, num_replicates=num_replicates, seed=seed)
+        gate = compare_models(
+            models[0], rival, pseudo_speakers, level=level, num_replicates=num_replicates, seed=seed
+        )
         chosen, reason = (best, _OPEN) if gate.opens else (baseline, f"{best} {_SHUT}")
     return ModelChoice(chosen, best, reason, ranks, tuple(judgements), gate)
 
@@ -146,13 +159,40 @@ _OPEN = "it is the first in rank, and its pseudo-speaker EER is clearly below th
 _SHUT = "is the first in rank, but its pseudo-speaker EER is not clearly below the baseline's"
 
 
+def agree_on_pseudo_speakers(models: Sequence[Model], judge: np.ndarray | None = None) -> np.ndarray | None:
+    """The pseudo-speaker of each session, as all models find them together, or a judge; None without sessions.
+
+    Args:
+        judge: as for `choose_model`.
+
+    Shape:
+        judge: `(num_pool, any dim)`
+        returns `(num_sessions,)`
+
+    Raises:
+        InputError: a judge of other recordings.
+    """
+    first = models[0].seeds[0]
+    if judge is not None and (judge.ndim != 2 or len(judge) != len(first.pool)):
+        raise InputError(f"expected a judge of the {len(first.pool)} recordings, found shape {judge.shape}")
+    if first.pool_sessions is None or len(np.unique(first.pool_sessions)) < 2:
+        return None
+    pools = [data.unit_pool for model in models for data in model.seeds] if judge is None else [unit_rows(judge)]
+    return find_pseudo_speakers(pools, first.session_numbers)
+
+
 def judge_models(
     models: Sequence[Model],
     validators: Sequence[Validator],
+    pseudo_speakers: np.ndarray | None,
     on_progress: Callable[[int, str], None] | None = None,
 ) -> list[Judgement]:
-    """Ask every validator about every model, all models held against common pseudo-speakers."""
-    models, judgements = _share_pseudo_speakers(models), []
+    """Ask every validator about every model, all models held against these pseudo-speakers."""
+    models = [
+        Model(model.name, tuple(replace(data, pseudo_speakers=pseudo_speakers) for data in model.seeds))
+        for model in models
+    ]
+    judgements = []
     for number, validator in enumerate(validators):
         if on_progress is not None:
             on_progress(number, validator.name)
@@ -163,7 +203,7 @@ def judge_models(
 def compare_models(
     baseline: Model,
     model: Model,
-    judges: Sequence[Model],
+    pseudo_speakers: np.ndarray,
     *,
     level: float = GATE_LEVEL,
     num_replicates: int = _NUM_REPLICATES,
@@ -172,14 +212,13 @@ def compare_models(
     """How a model's pseudo-speaker EER differs from the baseline's, pseudo-speakers drawn anew, seeds averaged.
 
     Args:
-        judges: the models that say together which calls are of one pseudo-speaker.
+        pseudo_speakers: of each session, as `agree_on_pseudo_speakers` says.
         level: of the interval.
 
     Raises:
         InputError: sessions are not known, or too few for pseudo-speakers.
     """
-    everyone = [data for judge in judges for data in judge.seeds]
-    trials = pseudo_speaker_trials(everyone[0].session_numbers, find_pseudo_speakers(everyone))
+    trials = pseudo_speaker_trials(baseline.seeds[0].session_numbers, pseudo_speakers)
     scores = np.stack([trials.score(data) for data in (*baseline.seeds, *model.seeds)])
     drawn = bootstrap_metrics(
         scores, trials.is_target, trials.first_speakers, trials.second_speakers, [EER],
@@ -204,17 +243,6 @@ def _judge(models: Sequence[Model], validator: Validator) -> Judgement:
     costs = [math.inf if value is None else sign * value for value in values.values()]
     ranks = dict(zip(values, rankdata(costs).tolist(), strict=True))
     return Judgement(validator.name, values, ranks, failures)
-
-
-def _share_pseudo_speakers(models: Sequence[Model]) -> list[Model]:
-    """The models, each to be held against the pseudo-speakers that all of them find together."""
-    everyone = [data for model in models for data in model.seeds]
-    if everyone[0].pool_sessions is None or len(np.unique(everyone[0].pool_sessions)) < 2:
-        return list(models)
-    found = find_pseudo_speakers(everyone)
-    return [
-        Model(model.name, tuple(replace(data, pseudo_speakers=found) for data in model.seeds)) for model in models
-    ]
 
 
 def _check(models: Sequence[Model], baseline: str) -> None:

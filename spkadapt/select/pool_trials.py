@@ -109,25 +109,30 @@ def pseudo_speaker_trials(sessions: np.ndarray, pseudo_speakers: np.ndarray) -> 
     return trials
 
 
-def find_pseudo_speakers(models: Sequence[SelectionData]) -> np.ndarray:
+def find_pseudo_speakers(pools: Sequence[np.ndarray], sessions: np.ndarray) -> np.ndarray:
     """For each session the lower number of itself and its partner: its nearest, where it is the nearest of that.
 
     Of several models of one pool the cosines between session means are averaged, each model's standardised first,
     so that all are held against the same pseudo-speakers and none against its own. Of very many sessions, partners
     are sought among some, evenly spaced.
 
+    Args:
+        pools: embeddings of unit length of the same recordings, by each model.
+        sessions: as numbers from 0.
+
     Shape:
+        pools: `(num_pool, dim)` each
+        sessions: `(num_pool,)`
         returns `(num_sessions,)`
     """
-    sessions = models[0].session_numbers
     pseudo_speakers = np.arange(int(sessions.max()) + 1)
     chosen = spread(len(pseudo_speakers), _MOST_PAIRED)
     rows = np.flatnonzero(np.isin(sessions, chosen))
     numbers = np.searchsorted(chosen, sessions[rows])
     off_diagonal = ~np.eye(len(chosen), dtype=bool)
     total = np.zeros(off_diagonal.shape)
-    for model in models:
-        cosines = mean_cosines(model.unit_pool[rows], numbers, len(chosen))
+    for pool in pools:
+        cosines = mean_cosines(pool[rows], numbers, len(chosen))
         deviation = cosines[off_diagonal].std()
         total += (cosines - cosines[off_diagonal].mean()) / (deviation if deviation > 0 else 1.0)
     pseudo_speakers[chosen] = chosen[pair_nearest(total)]

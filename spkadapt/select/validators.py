@@ -81,10 +81,9 @@ def compute_pseudo_speaker_eer(data: SelectionData) -> float:
     Raises:
         InputError: sessions are not known, or too few for pseudo-speakers.
     """
-    agreed = data.pseudo_speakers
-    return pseudo_speaker_trials(
-        data.session_numbers, find_pseudo_speakers([data]) if agreed is None else agreed
-    ).eer(data)
+    sessions, agreed = data.session_numbers, data.pseudo_speakers
+    pseudo_speakers = find_pseudo_speakers([data.unit_pool], sessions) if agreed is None else agreed
+    return pseudo_speaker_trials(sessions, pseudo_speakers).eer(data)
 
 
 def compute_coral(data: SelectionData) -> float:

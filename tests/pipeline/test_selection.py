@@ -128,6 +128,23 @@ def test_what_no_training_saw_is_chosen_by_alone(
     assert whole == part
 
 
+def test_another_extractor_judges(
+    folders: list[Path], tmp_path: Path, shown: tuple[Progress, Callable[[], str]]
+) -> None:
+    """One that hears callers as the best run does finds the same; what lies off its mean is all one."""
+    progress, read = shown
+    embeddings = EmbeddingSet.load(folders[1] / "seed-0" / "embeddings.npz")
+    EmbeddingSet(embeddings.utterance_ids, embeddings.embeddings[:, :7] + 50).save(tmp_path / "judge.npz")
+    choice = select_runs(folders, progress, judge=tmp_path / "judge.npz", json_file=tmp_path / "choice.json")
+    assert choice.chosen == "mmd"
+    assert f"which calls are of one speaker is as {tmp_path / 'judge.npz'} says" in read()
+    assert json.loads((tmp_path / "choice.json").read_text())["judge"] == str(tmp_path / "judge.npz")
+    fewer = EmbeddingSet(embeddings.utterance_ids[:-1], embeddings.embeddings[:-1])
+    fewer.save(tmp_path / "fewer.npz")
+    with pytest.raises(InputError, match=rf"fewer\.npz: .*{POOL[-1]}"):
+        select_runs(folders, progress, judge=tmp_path / "fewer.npz")
+
+
 def test_runs_that_held_out_something_and_runs_that_did_not(folders: list[Path]) -> None:
     shutil.copy(folders[1] / "target_domain.csv", folders[1] / "held_out.csv")
     select_runs(folders[:2], Progress())  # the same recordings, whatever they are called

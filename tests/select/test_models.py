@@ -17,14 +17,21 @@ from spkadapt.select import (
     Model,
     SelectionData,
     Validator,
+    agree_on_pseudo_speakers,
     choose_model,
     compare_models,
     judge_models,
 )
-from spkadapt.select.pool_trials import find_pseudo_speakers, pseudo_speaker_trials
+from spkadapt.select.pool_trials import pseudo_speaker_trials
 
 Make = Callable[..., SelectionData]
 NAMES = ("source_only", "better", "worse", "noise")
+
+
+def agreed(models: list[Model], judge: np.ndarray | None = None) -> np.ndarray:
+    found = agree_on_pseudo_speakers(models, judge)
+    assert found is not None
+    return found
 
 
 @pytest.fixture
@@ -85,9 +92,10 @@ def test_a_baseline_that_leads_needs_no_gate(models: list[Model]) -> None:
 
 def test_the_gate_is_the_paired_test_of_intervals(models: list[Model]) -> None:
     first, second = (Model(one.name, one.seeds[:1]) for one in models[:2])
-    gate = compare_models(first, second, [first, second], level=0.9, num_replicates=200, seed=3)
+    found = agreed([first, second])
+    gate = compare_models(first, second, found, level=0.9, num_replicates=200, seed=3)
     everyone = [*first.seeds, *second.seeds]
-    trials = pseudo_speaker_trials(everyone[0].session_numbers, find_pseudo_speakers(everyone))
+    trials = pseudo_speaker_trials(everyone[0].session_numbers, found)
     test = compare_paired(
         *(trials.score(data) for data in everyone), trials.is_target, trials.first_speakers,
         trials.second_speakers, EER, num_replicates=200, level=0.9, seed=3,
@@ -95,15 +103,41 @@ def test_the_gate_is_the_paired_test_of_intervals(models: list[Model]) -> None:
     assert (gate.baseline_eer, gate.eer, gate.interval) == (test.first, test.second, test.interval)
 
 
+def other_callers(models: list[Model]) -> np.ndarray:
+    """The pool as one would embed it to whom the calls 1 and 2, 3 and 4, … by number are of one caller."""
+    callers = np.random.default_rng(8).normal(size=(17, 7))
+    return callers[(models[0].seeds[0].session_numbers + 1) // 2]
+
+
+def test_a_judge_alone_says_which_calls_are_of_one_speaker(models: list[Model]) -> None:
+    judge = other_callers(models)
+    found = agreed(models, judge)
+    np.testing.assert_array_equal(found, np.maximum(0, (np.arange(30) + 1) // 2 * 2 - 1))
+    assert not np.array_equal(found, agreed(models))
+    choice = choose_model(models, baseline="source_only", judge=judge)
+    data = models[1].seeds[0]
+    trials = pseudo_speaker_trials(data.session_numbers, found)
+    values = choice.judgements[0].values
+    assert values["better"] == pytest.approx(np.mean([trials.eer(one) for one in models[1].seeds]))
+    gate = compare_models(models[0], models[1], found)
+    assert gate.eer == pytest.approx(values["better"])
+    # By callers that no model hears, none is better than another.
+    assert choice.chosen == "source_only"
+
+
+def test_a_judge_of_other_recordings(models: list[Model]) -> None:
+    with pytest.raises(InputError, match=r"expected a judge of the 120 recordings, found shape \(119, 7\)"):
+        choose_model(models, baseline="source_only", judge=other_callers(models)[1:])
+
+
 def test_seeds_are_averaged(models: list[Model]) -> None:
     """In values, and replicate by replicate in the gate: a seed given twice counts no more than once."""
     validator = VALIDATORS["coral"]
-    both = judge_models(models, [validator])[0].values["better"]
+    both = judge_models(models, [validator], None)[0].values["better"]
     assert both == pytest.approx(np.mean([validator.compute(data) for data in models[1].seeds]))
     pair = models[:2]
     twice = [Model(one.name, one.seeds * 2) for one in pair]
-    once = compare_models(*pair, pair, num_replicates=100)
-    again = compare_models(*twice, pair, num_replicates=100)
+    once, again = (compare_models(*of_both, agreed(pair), num_replicates=100) for of_both in (pair, twice))
     assert again.interval.low == pytest.approx(once.interval.low)
     assert again.eer == pytest.approx(once.eer)
 
@@ -117,7 +151,7 @@ def test_ranks_follow_the_direction_and_share_ties(models: list[Model]) -> None:
             raise InputError("of no use here")
         return values[found]
 
-    high, low = judge_models(models, [Validator("high", True, compute), Validator("low", False, compute)])
+    high, low = judge_models(models, [Validator("high", True, compute), Validator("low", False, compute)], None)
     assert high.ranks == {"source_only": 3, "better": 1.5, "worse": 1.5, "noise": 4}
     assert low.ranks == {"source_only": 1, "better": 2.5, "worse": 2.5, "noise": 4}
     assert high.values == {**values, "noise": None}

@@ -22,6 +22,10 @@ from spkadapt.select.pool_trials import (
 SESSIONS = np.array([0, 0, 1, 2, 2, 2, 3])
 
 
+def pseudo_speakers_of(*models: SelectionData) -> np.ndarray:
+    return find_pseudo_speakers([model.unit_pool for model in models], models[0].session_numbers)
+
+
 def test_same_recording_trials_are_all_pairs() -> None:
     trials = same_recording_trials(SESSIONS)
     expected = [(i, j, SESSIONS[i] == SESSIONS[j]) for i, j in itertools.combinations(range(7), 2)]
@@ -75,7 +79,7 @@ def test_of_very_many_sessions_some_are_paired(domains: SelectionData, monkeypat
     """Of thirty sessions every second: none of its partners, as sessions 2n and 2n + 1 are not both there."""
     numbered = replace(domains, pool_sessions=np.repeat(np.arange(30), 4))
     monkeypatch.setattr(module, "_MOST_PAIRED", 15)
-    found = find_pseudo_speakers([numbered])
+    found = pseudo_speakers_of(numbered)
     np.testing.assert_array_equal(found[1::2], np.arange(1, 30, 2))
     assert (found[::2] % 2 == 0).all()
 
@@ -84,7 +88,7 @@ def test_callers_are_found_where_calls_are_clear(domains: SelectionData) -> None
     """Sessions are numbered as their names sort: call0, call1, call10, call11, ..."""
     order = sorted(range(30), key=lambda call: f"call{call}")
     caller = np.array([call // 2 for call in order])
-    pseudo = find_pseudo_speakers([domains])
+    pseudo = pseudo_speakers_of(domains)
     np.testing.assert_array_equal(caller[pseudo], caller)
     assert len(np.unique(pseudo)) == 15
 
@@ -98,9 +102,9 @@ def test_models_agree_on_pseudo_speakers() -> None:
 
     pairs = model([[1, 0.0], [1, 0.1], [1, 0.5], [1, 0.6]])
     other = model([[1, 0.0], [0, 1.0], [1, 0.1], [0.1, 1.0]])
-    np.testing.assert_array_equal(find_pseudo_speakers([pairs]), [0, 0, 2, 2])
-    np.testing.assert_array_equal(find_pseudo_speakers([other]), [0, 1, 0, 1])
-    np.testing.assert_array_equal(find_pseudo_speakers([pairs, pairs, other]), [0, 0, 2, 2])
+    np.testing.assert_array_equal(pseudo_speakers_of(pairs), [0, 0, 2, 2])
+    np.testing.assert_array_equal(pseudo_speakers_of(other), [0, 1, 0, 1])
+    np.testing.assert_array_equal(pseudo_speakers_of(pairs, pairs, other), [0, 0, 2, 2])
 
 
 def test_a_partner_must_return_the_favour() -> None:
@@ -125,7 +129,7 @@ def test_pseudo_speakers_need_calls() -> None:
 def test_agreed_pseudo_speakers_are_those_used(domains: SelectionData) -> None:
     from spkadapt.select.validators import compute_pseudo_speaker_eer
 
-    found = find_pseudo_speakers([domains])
+    found = pseudo_speakers_of(domains)
     wrong = np.random.default_rng(0).permutation(15).repeat(2)
     alone = compute_pseudo_speaker_eer(domains)
     assert compute_pseudo_speaker_eer(replace(domains, pseudo_speakers=found)) == alone < 0.15
