@@ -31,7 +31,13 @@ run short "${short[@]/%/.yaml}"
 run long "${long[@]/%/.yaml}"
 run residual "${residual[@]/%/.yaml}"
 
-# Which of the residual runs to use, chosen by calls that none of these trainings sees.
+# Which of the residual runs to use: by all calls, or by those that no training sees; by the runs' own judgement, or by
+# another extractor's.
 files=("${residual[@]/%/.yaml}") held="$out/held_out"
 spkadapt run "${files[@]/#/$here/}" --out "$held" --set "corpus.root=$root" --set corpus.target_domain.held_out=0.35
-spkadapt select "${residual[@]/#/$held/phone/}" --json "$held/choice.json"
+for runs in "$out" "$held"; do
+  spkadapt select "${residual[@]/#/$runs/phone/}"
+  for extractor in campplus resemblyzer; do
+    spkadapt select "${residual[@]/#/$runs/phone/}" --judge "$root/embeddings/wuw2_$extractor.npz"
+  done
+done
