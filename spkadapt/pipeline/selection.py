@@ -176,10 +176,8 @@ def _predict(choice: ModelChoice, models: Sequence[Model], baseline: str) -> dic
 
 def _load_judge(path: Path, pool: UnlabelledPool) -> np.ndarray:
     """Another extractor's embeddings of the pool, less their mean."""
-    try:
-        rows = EmbeddingSet.load(path).select([item.utterance_id for item in pool.recordings]).embeddings
-    except InputError as error:
-        raise error if error.path else InputError(str(error), path=path) from error
+    judge = EmbeddingSet.load(path)
+    rows = judge.embeddings[judge.rows([item.utterance_id for item in pool.recordings], path)]
     return rows - rows.mean(axis=0, dtype=np.float64)
 
 
