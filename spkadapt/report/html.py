@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from spkadapt.files import write_text
 from spkadapt.intervals import INTERVAL_DEFINITION
@@ -56,7 +57,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["as_json"] = _as_json
+    environment.filters |= {"as_json": _as_json, "breakable": _breakable}
     page = environment.get_template("report.html").render(
         p_target=f"{notes['p_target']:g}",
         level=f"{100 * notes['level']:g} %",
@@ -105,6 +106,11 @@ def _describe_row(row: Row) -> dict[str, Any]:
         "min_dcf": f"{row.min_dcf.mean:.4f}",
         "seconds": f"{row.seconds:.0f}",
     }
+
+
+def _breakable(name: str) -> Markup:
+    """A name that is broken after its slashes and underscores where it must be, and not within a word."""
+    return Markup(re.sub(r"([_/])", r"\1<wbr>", str(escape(name))))
 
 
 def _as_json(value: Any) -> str:

@@ -21,7 +21,7 @@ from spkadapt.report.wording import judge_change
 
 MakeRun = Callable[..., Run]
 NOTES: dict[str, Any] = {"p_target": 0.05, "level": 0.9}
-_VOID = {"meta", "br", "link", "img", "input", "hr"}
+_VOID = {"meta", "br", "link", "img", "input", "hr", "wbr"}
 
 
 class Page(HTMLParser):
@@ -125,6 +125,11 @@ def test_synthetic_voices_are_owned_up_to_before_any_number(
     assert 0 < text.index("The voices are synthetic.") < text.index("<table>")
     text, _ = report(tmp_path, [real, real], truth)
     assert "synthetic" not in text
+
+
+def test_long_names_break_between_words(tmp_path: Path, truth: TrialTruth, make_run: MakeRun) -> None:
+    text, _ = report(tmp_path, [make_run("phone/source_only", 1.0)], truth)
+    assert '<th scope="row">phone/<wbr>source_<wbr>only</th>' in text
 
 
 def test_every_name_is_escaped(tmp_path: Path, truth: TrialTruth, make_run: MakeRun) -> None:
