@@ -19,6 +19,7 @@ from spkadapt.report import plots
 from spkadapt.report.results import Row, Run, TrialTruth
 from spkadapt.report.wording import format_change, format_eer, group_rows, judge_change, name_trials
 
+MOST_DRAWN = 8
 DEFINITIONS = {
     "EER": EER_DEFINITION,
     "minDCF": MIN_DCF_DEFINITION,
@@ -75,14 +76,23 @@ def write_report(
 
 def _draw(rows: Sequence[Row], runs: Sequence[Run], truth: TrialTruth, maps: Mapping[str, str]) -> dict[str, Any]:
     backend = rows[0].backend
+    runs = _choose_drawn(rows, runs)
     training = Markup(plots.draw_training(runs)) if plots.training_terms(runs) else None
     return {
         "error_rates": Markup(plots.draw_error_rates(rows)),
+        "num_drawn": len(runs),
         "det": Markup(plots.draw_det(runs, truth, backend)),
         "histograms": [(run, Markup(plots.draw_score_histograms(run, truth, backend))) for run in runs],
         "training": training,
         "maps": {title: Markup(picture) for title, picture in maps.items()},
     }
+
+
+def _choose_drawn(rows: Sequence[Row], runs: Sequence[Run]) -> Sequence[Run]:
+    """The first run and the others of least EER, in order: of more, no curve could be told from the next."""
+    eers = {row.run: row.eer.mean for row in next(iter(group_rows(rows).values()))}
+    others = sorted(runs[1:], key=lambda run: eers[run.name])[: MOST_DRAWN - 1]
+    return [run for run in runs if run is runs[0] or run in others]
 
 
 def _describe_group(condition: str, backend: str, rows: Sequence[Row]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from spkadapt.intervals import INTERVAL_DEFINITION
 from spkadapt.metrics import EER_DEFINITION, MIN_DCF_DEFINITION
-from spkadapt.report.html import write_report
+from spkadapt.report.html import MOST_DRAWN, write_report
 from spkadapt.report.plots import draw_det
 from spkadapt.report.results import Measure, Row, Run, TrialTruth, compare_runs
 from spkadapt.report.terminal import render_table
@@ -207,6 +207,22 @@ def test_pictures_are_in_the_page_and_absent_sections_are_not(
     assert "<h2>Training</h2>" not in text
     assert "<h2>Embeddings</h2>" not in text
     assert text.count("<svg") == 3
+
+
+def test_of_many_runs_the_first_and_the_best_are_drawn(
+    tmp_path: Path, truth: TrialTruth, make_run: MakeRun
+) -> None:
+    """A run separates targets the better the greater its number; the first is the worst."""
+    runs = [make_run(f"r{number:02d}", 0.2 + 0.3 * number) for number in (0, 9, 1, 8, 2, 7, 3, 6, 4, 5)]
+    text, rows = report(tmp_path, runs, truth)
+    eers = {row.run: row.eer.mean for row in rows if (row.condition, row.backend) == ("all", rows[0].backend)}
+    best = sorted(eers, key=eers.__getitem__)[: MOST_DRAWN - 1]
+    drawn = re.findall(r"<h3>(r\d\d), seed", text)
+    assert drawn == [run.name for run in runs if run.name in (*best, "r00")]
+    assert draw_det([run for run in runs if run.name in drawn], truth, rows[0].backend) in text
+    assert "Of 10 runs the following pictures show the first, and the 7 others of the least EER" in Page(text).text
+    text, _ = report(tmp_path, runs[:MOST_DRAWN], truth)
+    assert "the following pictures show" not in text
 
 
 @pytest.mark.parametrize(
