@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -147,3 +149,9 @@ def test_a_run_that_has_not_ended_cannot_be_reported(make_recipe, tmp_path) -> N
     (run.seed(0) / "seed.json").unlink()
     with pytest.raises(InputError, match=r"the run has not ended: seeds \[0\] are missing"):
         report_runs([run.path], None, Progress())
+
+
+def test_a_report_says_how_far_it_has_come(make_recipe, tmp_path) -> None:
+    run, said = run_recipe(make_recipe(), tmp_path, Progress()), io.StringIO()
+    rows = report_runs([run.path], None, Progress(Console(file=said, width=120)))
+    assert f"intervals: {len(rows)}/{len(rows)}, " in said.getvalue()

@@ -131,7 +131,7 @@ def test_what_no_training_saw_is_chosen_by_alone(
 def test_another_extractor_judges(
     folders: list[Path], tmp_path: Path, shown: tuple[Progress, Callable[[], str]]
 ) -> None:
-    """One that hears callers as the best run does finds the same; what lies off its mean is all one."""
+    """One that hears callers as the best run does finds the same; where its mean lies is all one."""
     progress, read = shown
     embeddings = EmbeddingSet.load(folders[1] / "seed-0" / "embeddings.npz")
     EmbeddingSet(embeddings.utterance_ids, embeddings.embeddings[:, :7] + 50).save(tmp_path / "judge.npz")
@@ -139,6 +139,13 @@ def test_another_extractor_judges(
     assert choice.chosen == "mmd"
     assert f"which calls are of one speaker is as {tmp_path / 'judge.npz'} says" in read()
     assert json.loads((tmp_path / "choice.json").read_text())["judge"] == str(tmp_path / "judge.npz")
+    values = []
+    for shift in (0.0, 50.0):
+        of_two = embeddings.embeddings[:, :2] + np.array([shift, 0.0], dtype=np.float32)
+        EmbeddingSet(embeddings.utterance_ids, of_two).save(tmp_path / "two.npz")
+        judged = select_runs(folders, progress, judge=tmp_path / "two.npz").judgements[0].values
+        values.append([judged[name] for name in sorted(judged)])
+    assert values[0] == pytest.approx(values[1])
     fewer = EmbeddingSet(embeddings.utterance_ids[:-1], embeddings.embeddings[:-1])
     fewer.save(tmp_path / "fewer.npz")
     with pytest.raises(InputError, match=rf"fewer\.npz: .*{POOL[-1]}"):

@@ -125,6 +125,13 @@ def test_a_judge_alone_says_which_calls_are_of_one_speaker(models: list[Model]) 
     assert choice.chosen == "source_only"
 
 
+def test_how_long_a_judges_embeddings_are_is_all_one(models: list[Model]) -> None:
+    random = np.random.default_rng(3)
+    judge = other_callers(models) + 0.5 * random.normal(size=(120, 7))
+    lengths = 10.0 ** random.integers(-3, 4, size=(120, 1))
+    np.testing.assert_array_equal(agreed(models, lengths * judge), agreed(models, judge))
+
+
 def test_a_judge_of_other_recordings(models: list[Model]) -> None:
     with pytest.raises(InputError, match=r"expected a judge of the 120 recordings, found shape \(119, 7\)"):
         choose_model(models, baseline="source_only", judge=other_callers(models)[1:])
