@@ -43,8 +43,6 @@ from spkadapt.report.results import BACKENDS, Run, SeedRun, TrialTruth
 from spkadapt.score import align_scores, load_scores
 from spkadapt.trials import Trials, load_trials
 
-PARTS = ("source", "target_domain", "held_out", "evaluation")
-
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -175,24 +173,28 @@ class RunFolder:
 
     def load_parts(self) -> list[Manifest]:
         """Source, unlabelled pool, what of it was held out if there is any, and evaluation."""
-        return [load_manifest(path) for path in map(self._part, PARTS) if path.is_file()]
+        pool = ("target_domain", "held_out") if self.has_held_out else ("target_domain",)
+        return [self._load_part(name) for name in ("source", *pool, "evaluation")]
 
     def load_source(self) -> Manifest:
         """The labelled domain."""
-        return load_manifest(self._part("source"))
+        return self._load_part("source")
 
-    def load_chosen_by(self) -> tuple[UnlabelledPool, bool]:
-        """What a choice without labels goes by: what was held out, if anything, or the pool; and which it is."""
-        held_out = self._part("held_out")
-        is_held_out = held_out.is_file()
-        return load_manifest(held_out if is_held_out else self._part("target_domain")).unlabelled(), is_held_out
+    @property
+    def has_held_out(self) -> bool:
+        """Whether some of the unlabelled pool was held out of training."""
+        return (self.path / "held_out.csv").is_file()
 
-    def _part(self, name: str) -> Path:
-        return self.path / f"{name}.csv"
+    def load_chosen_by(self) -> UnlabelledPool:
+        """What a choice without labels goes by: what was held out, if anything, or the pool."""
+        return self._load_part("held_out" if self.has_held_out else "target_domain").unlabelled()
+
+    def _load_part(self, name: str) -> Manifest:
+        return load_manifest(self.path / f"{name}.csv")
 
     def load_truth(self) -> TrialTruth:
         """What the scores are held against."""
-        return trial_truth(self.load_trials(), load_manifest(self.path / "evaluation.csv"))
+        return trial_truth(self.load_trials(), self._load_part("evaluation"))
 
     def load_run(self) -> Run:
         """Every training of the run.

@@ -129,15 +129,24 @@ def test_the_parts_come_back(tmp_path: Path) -> None:
 def test_what_is_held_out_is_kept_apart(tmp_path: Path) -> None:
     held_out = UnlabelledPool((Recording("h", Path("/h.wav"), session_id="call"),))
     run = make_run(tmp_path / "none")
-    assert run.load_chosen_by() == (POOL, False)
+    assert (run.load_chosen_by(), run.has_held_out) == (POOL, False)
     run = RunFolder(tmp_path / "some")
     run.save_inputs(SOURCE, POOL, held_out, EVALUATION, TRIALS, {}, Trials((), ()), "features-1")
-    assert run.load_chosen_by() == (held_out, True)
+    assert (run.load_chosen_by(), run.has_held_out) == (held_out, True)
     assert run.load_source() == SOURCE
     assert run.load_parts() == [SOURCE, POOL.as_manifest(), held_out.as_manifest(), EVALUATION]
     more = UnlabelledPool((*POOL.recordings, *held_out.recordings))
     message = refusal(run.save_inputs, SOURCE, more, NOTHING, EVALUATION, TRIALS, {}, Trials((), ()), "features-1")
     assert "the corpus has changed since this run began (target_domain.csv)" in message
+
+
+@pytest.mark.parametrize("part", ["source", "target_domain", "evaluation"])
+def test_a_part_that_is_gone(tmp_path: Path, part: str) -> None:
+    run = make_run(tmp_path)
+    (tmp_path / f"{part}.csv").unlink()
+    assert refusal(run.load_parts) == (
+        f"{tmp_path / part}.csv: no such manifest; expected a CSV file or a Kaldi data directory"
+    )
 
 
 def test_nothing_was_left_out(tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ def select_runs(
     runs = [RunFolder(folder) for folder in folders]
     names = [str(run.load_recipe()["name"]) for run in runs]
     unadapted = names[0] if baseline is None else _find_baseline(baseline, folders, names)
-    source, pool, is_held_out = _load_common_parts(runs)
+    source, pool = _load_common_parts(runs)
+    is_held_out = all(run.has_held_out for run in runs)
     models = [_load_model(name, run, source, pool) for name, run in zip(names, runs, strict=True)]
     by = RULE_VALIDATORS if validator in (None, ALL) else (str(validator),)
     shown = tuple(VALIDATORS) if validator == ALL else ()
@@ -104,15 +105,15 @@ def _find_baseline(baseline: Path, folders: Sequence[Path], names: Sequence[str]
     raise InputError(f"the baseline must be one of the runs to choose from: {listed}", path=baseline)
 
 
-def _load_common_parts(runs: Sequence[RunFolder]) -> tuple[Manifest, UnlabelledPool, bool]:
-    """The source domain and the pool to choose by, whose type has no speakers; and whether it was held out."""
-    parts = [(run.load_source(), *run.load_chosen_by()) for run in runs]
+def _load_common_parts(runs: Sequence[RunFolder]) -> tuple[Manifest, UnlabelledPool]:
+    """The source domain of the runs and the pool to choose by, whose type has no speakers."""
+    parts = [(run.load_source(), run.load_chosen_by()) for run in runs]
     known = [
         (
             [(item.utterance_id, item.speaker_id) for item in source],
             [(item.utterance_id, item.session_id) for item in pool.recordings],
         )
-        for source, pool, _ in parts
+        for source, pool in parts
     ]
     for run, found in zip(runs, known, strict=True):
         if found != known[0]:

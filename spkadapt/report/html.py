@@ -80,7 +80,6 @@ def _draw(rows: Sequence[Row], runs: Sequence[Run], truth: TrialTruth, maps: Map
     training = Markup(plots.draw_training(runs)) if plots.training_terms(runs) else None
     return {
         "error_rates": Markup(plots.draw_error_rates(rows)),
-        "num_drawn": len(runs),
         "det": Markup(plots.draw_det(runs, truth, backend)),
         "histograms": [(run, Markup(plots.draw_score_histograms(run, truth, backend))) for run in runs],
         "training": training,

@@ -155,6 +155,9 @@ def test_another_extractor_judges(
 def test_runs_that_held_out_something_and_runs_that_did_not(folders: list[Path]) -> None:
     shutil.copy(folders[1] / "target_domain.csv", folders[1] / "held_out.csv")
     select_runs(folders[:2], Progress())  # the same recordings, whatever they are called
+    json_file = folders[0].parent / "choice.json"
+    select_runs(folders[1::-1], Progress(), json_file=json_file)  # but one of the two was trained on them
+    assert json.loads(json_file.read_text())["pool_was_held_out"] is False
     lines = (folders[1] / "held_out.csv").read_text().splitlines()
     (folders[1] / "held_out.csv").write_text("\n".join(lines[:40]) + "\n")
     with pytest.raises(InputError, match=r"or what of it is held out, is not that of .*source_only; they"):
